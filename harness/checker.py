@@ -1,0 +1,509 @@
+"""Judges one run: History in, Judgement out. Pure: no clock, no file, no process.
+
+The history is folded once into fates, what became of each message; every anomaly is a small function of fates; the
+target's claims decide which anomalies break.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+
+from harness import history as h
+
+VerdictWord = Literal["kept", "broken", "unproven", "error"]
+Kind = Literal[
+    "lost",
+    "silent_drop",
+    "stuck",
+    "duplicate",
+    "corrupted",
+    "unexpected",
+    "aborted_read",
+    "crashed",
+    "reordered",
+    "missed",
+    "repeated",
+    "misordered",
+    "phantom",
+    "false_failure",
+]
+
+
+class Attempted(msgspec.Struct):
+    """One emission of a message and how it ended."""
+
+    number: int
+    offset: str
+    connection: int
+    began: float
+    outcome: Literal["ok", "info", "fail"] | None = None
+    late: bool = False
+    timed_out: bool = False
+    ended: float | None = None
+    reason: str = ""
+
+
+class Fate(msgspec.Struct):
+    """What became of one message. `rows` and `received` hold positions in the final read and in each receiver."""
+
+    message: str
+    sender: str
+    sequence: int
+    content: str
+    policy: h.Policy
+    invoked: float
+    attempts: list[Attempted] = []
+    settled: Literal["acknowledged", "handed-over", "gave-up"] | None = None
+    settled_at: float | None = None
+    rows: list[int] = []
+    received: dict[str, list[int]] = {}
+
+    @property
+    def outcome(self) -> Literal["ok", "info", "fail"] | None:
+        """The fold of the attempts that did not answer late: ok outweighs info, info outweighs fail."""
+        outcomes = {attempt.outcome for attempt in self.attempts}
+        return next((word for word in ("ok", "info", "fail") if word in outcomes), None)
+
+    @property
+    def acknowledged_at(self) -> float | None:
+        """When its first acknowledgement came."""
+        return min((a.ended for a in self.attempts if a.outcome == "ok" and a.ended is not None), default=None)
+
+
+class Fates(msgspec.Struct):
+    """A folded history.
+
+    `first_fault` and `last_heal` are the times between which the faults of the run lie, None without a fault.
+    """
+
+    started: h.Started
+    messages: dict[str, Fate] = {}
+    rows: list[h.Row] = []
+    row_messages: list[str | None] = []
+    receivers: dict[str, list[str]] = {}
+    foreign: int = 0
+    exits: list[h.ServerExited] = []
+    bites: list[h.Bitten] = []
+    failures: list[h.Failed] = []
+    first_fault: float | None = None
+    last_heal: float | None = None
+    finished: bool = False
+
+
+class Anomaly(msgspec.Struct, frozen=True):
+    """One way in which the run differs from exactly once and in order.
+
+    `message` is None for what concerns no single message (a crash).
+    """
+
+    kind: Kind
+    message: str | None
+    detail: str
+    receiver: str | None = None
+    time: float | None = None
+
+
+class Judgement(msgspec.Struct):
+    """The verdict on one run: `broken_by` breaks what the target claims, `reported` does not."""
+
+    verdict: VerdictWord
+    why: str
+    broken_by: list[Anomaly]
+    reported: list[Anomaly]
+    counts: dict[str, int]
+    bites: list[h.Bitten]
+    recovery_seconds: float | None = None
+
+    @property
+    def anomalies(self) -> list[Anomaly]:
+        """All of them, the breaking ones first."""
+        return self.broken_by + self.reported
+
+
+# -- the fold ----------------------------------------------------------------------------------------------------
+
+
+def fold(history: h.History) -> Fates:
+    """Fold a history into the fates of its messages, in one pass."""
+    fates = Fates(history.started)
+    run = history.started.run
+    attempts: dict[tuple[str, int], Attempted] = {}
+
+    def answer(event: h.Ok | h.Info | h.Fail, outcome: Literal["ok", "info", "fail"]) -> None:
+        attempt = attempts[event.message, event.attempt]
+        attempt.outcome, attempt.ended = outcome, event.time
+
+    for event in history:
+        match event:
+            case h.Invoke():
+                fates.messages[event.message] = Fate(
+                    event.message, event.sender, event.sequence, event.content, event.policy, event.time
+                )
+            case h.Attempt():
+                attempt = Attempted(event.attempt, event.offset, event.connection, event.time)
+                attempts[event.message, event.attempt] = attempt
+                fates.messages[event.message].attempts.append(attempt)
+            case h.Ok(late=True):
+                attempts[event.message, event.attempt].late = True
+            case h.Ok():
+                answer(event, "ok")
+            case h.Info():
+                answer(event, "info")
+                attempts[event.message, event.attempt].timed_out = event.timed_out
+                attempts[event.message, event.attempt].reason = event.reason
+            case h.Fail():
+                answer(event, "fail")
+                attempts[event.message, event.attempt].reason = event.reason
+            case h.Settled():
+                fate = fates.messages[event.message]
+                fate.settled, fate.settled_at = event.outcome, event.time
+            case h.Row():
+                _add_row(fates, event, h.identity_in(run, event.content, event.client_offset))
+            case h.Receiving():
+                fates.receivers[event.receiver] = []
+            case h.Received():
+                _add_received(fates, event, h.identity_in(run, event.content))
+            case h.ServerExited():
+                fates.exits.append(event)
+            case h.Bitten():
+                fates.bites.append(event)
+            case h.Failed():
+                fates.failures.append(event)
+            case h.FaultBegan() if fates.first_fault is None:
+                fates.first_fault = event.time
+            case h.FaultEnded():
+                fates.last_heal = event.time
+            case h.Finished():
+                fates.finished = True
+            case _:
+                pass
+    return fates
+
+
+def _add_row(fates: Fates, row: h.Row, message: str | None) -> None:
+    if message is None:
+        fates.foreign += 1
+    elif message in fates.messages:
+        fates.messages[message].rows.append(len(fates.rows))
+    fates.rows.append(row)
+    fates.row_messages.append(message)
+
+
+def _add_received(fates: Fates, event: h.Received, message: str | None) -> None:
+    sequence = fates.receivers[event.receiver]
+    if message is None:
+        return
+    if message in fates.messages:
+        fates.messages[message].received.setdefault(event.receiver, []).append(len(sequence))
+    sequence.append(message)
+
+
+# -- the anomalies -----------------------------------------------------------------------------------------------
+
+
+def lost(fates: Fates) -> Iterator[Anomaly]:
+    """Acknowledged (or handed over, where the policy has no acknowledgement), not stored."""
+    for fate in fates.messages.values():
+        if not fate.rows and (fate.outcome == "ok" or fate.settled in ("acknowledged", "handed-over")):
+            told = "acknowledged" if fate.outcome == "ok" or fate.settled == "acknowledged" else "handed over"
+            yield Anomaly("lost", fate.message, f"{told}, not stored", time=fate.settled_at)
+
+
+def silent_drop(fates: Fates) -> Iterator[Anomaly]:
+    """Given up without telling the sender, as a later message of the same sender shows."""
+    latest = _latest_settled(fates)
+    for fate in fates.messages.values():
+        if fate.settled is None and fate.sequence < latest[fate.sender]:
+            detail = "never settled, though a later message of its sender was attempted and settled"
+            yield Anomaly("silent_drop", fate.message, detail, time=fate.invoked)
+
+
+def stuck(fates: Fates) -> Iterator[Anomaly]:
+    """Not settled by the deadline."""
+    latest = _latest_settled(fates)
+    for fate in fates.messages.values():
+        if fate.settled is None and fate.sequence > latest[fate.sender]:
+            detail = f"not settled by the deadline, after {_times(len(fate.attempts), 'attempt')}"
+            yield Anomaly("stuck", fate.message, detail, time=fate.invoked)
+
+
+def _latest_settled(fates: Fates) -> dict[str, int]:
+    latest: dict[str, int] = defaultdict(lambda: -1)
+    for fate in fates.messages.values():
+        if fate.attempts and fate.settled is not None:
+            latest[fate.sender] = max(latest[fate.sender], fate.sequence)
+    return latest
+
+
+def duplicate(fates: Fates) -> Iterator[Anomaly]:
+    """Stored more than once."""
+    for fate in fates.messages.values():
+        if len(fate.rows) > 1:
+            ids = ", ".join(str(fates.rows[position].id) for position in fate.rows)
+            yield Anomaly("duplicate", fate.message, f"stored {len(fate.rows)} times: rows {ids}", time=fate.invoked)
+
+
+def corrupted(fates: Fates) -> Iterator[Anomaly]:
+    """Stored with other content."""
+    for fate in fates.messages.values():
+        for position in fate.rows:
+            row = fates.rows[position]
+            if row.content != fate.content:
+                detail = f"row {row.id}: {_difference(fate.content, row.content)}"
+                yield Anomaly("corrupted", fate.message, detail, time=fate.invoked)
+
+
+def _difference(sent: str, stored: str | None) -> str:
+    if stored is None:
+        return f"sent {len(sent)} characters, stored NULL"
+    at = next((i for i, (a, b) in enumerate(zip(sent, stored, strict=False)) if a != b), min(len(sent), len(stored)))
+    return (
+        f"sent {len(sent)} characters, stored {len(stored)}; they part at character {at}: "
+        f"sent {sent[at : at + 24]!r}, stored {stored[at : at + 24]!r}"
+    )
+
+
+def unexpected(fates: Fates) -> Iterator[Anomaly]:
+    """Stored with an identity of this run that was never posted."""
+    for row, message in zip(fates.rows, fates.row_messages, strict=True):
+        if message is not None and message not in fates.messages:
+            yield Anomaly("unexpected", message, f"row {row.id} holds a message that was never posted")
+
+
+def aborted_read(fates: Fates) -> Iterator[Anomaly]:
+    """Definitely failed, yet stored."""
+    for fate in fates.messages.values():
+        if fate.outcome == "fail" and fate.rows:
+            detail = f"every attempt failed before anything was sent, yet row {fates.rows[fate.rows[0]].id} holds it"
+            yield Anomaly("aborted_read", fate.message, detail, time=fate.invoked)
+
+
+def crashed(fates: Fates) -> Iterator[Anomaly]:
+    """The server died although nobody killed it."""
+    for event in fates.exits:
+        if not event.expected:
+            yield Anomaly("crashed", None, f"the server ended by itself: {event.reason}", time=event.time)
+
+
+def reordered(fates: Fates) -> Iterator[Anomaly]:
+    """First rows of a sender out of its order."""
+    for fate, before in _overtaken(fates, _first_of_each(fates.row_messages)):
+        row, other = (fates.rows[f.rows[0]].id for f in (fate, before))
+        detail = f"stored as row {row}, after the later {before.message} (row {other})"
+        yield Anomaly("reordered", fate.message, detail, time=fate.invoked)
+
+
+def missed(fates: Fates) -> Iterator[Anomaly]:
+    """A receiver did not get a stored message."""
+    for receiver in fates.receivers:
+        for fate in fates.messages.values():
+            if fate.rows and receiver not in fate.received:
+                detail = f"stored as row {fates.rows[fate.rows[0]].id}, never received by {receiver}"
+                yield Anomaly("missed", fate.message, detail, receiver, fate.invoked)
+
+
+def repeated(fates: Fates) -> Iterator[Anomaly]:
+    """A receiver got a message more often than it is stored (a message stored twice is a `duplicate`)."""
+    for fate in fates.messages.values():
+        for receiver, positions in fate.received.items():
+            if len(positions) > max(1, len(fate.rows)):
+                detail = f"received {len(positions)} times by {receiver}"
+                yield Anomaly("repeated", fate.message, detail, receiver, fate.invoked)
+
+
+def misordered(fates: Fates) -> Iterator[Anomaly]:
+    """A receiver got a sender's messages out of order; under `total`, rows out of the order of the rows query."""
+    position = {message: place for place, message in enumerate(_first_of_each(fates.row_messages))}
+    for receiver, sequence in fates.receivers.items():
+        order = _first_of_each(sequence)
+        for fate, before in _overtaken(fates, order):
+            detail = f"received by {receiver} after the later {before.message} of the same sender"
+            yield Anomaly("misordered", fate.message, detail, receiver, fate.invoked)
+        if fates.started.order == "total":
+            own = {fate.message for fate, _ in _overtaken(fates, order)}
+            highest = ""
+            for message in order:
+                if message not in position:
+                    continue
+                if highest and position[message] < position[highest] and message not in own:
+                    detail = f"received by {receiver} after {highest}, stored before it"
+                    yield Anomaly("misordered", message, detail, receiver, fates.messages[message].invoked)
+                elif not highest or position[message] > position[highest]:
+                    highest = message
+
+
+def phantom(fates: Fates) -> Iterator[Anomaly]:
+    """Received, never stored."""
+    for receiver, sequence in fates.receivers.items():
+        for message in dict.fromkeys(sequence):
+            fate = fates.messages.get(message)
+            if fate is None or not fate.rows:
+                detail = f"received by {receiver}, never stored"
+                yield Anomaly("phantom", message, detail, receiver, fate.invoked if fate else None)
+
+
+def false_failure(fates: Fates) -> Iterator[Anomaly]:
+    """The sender was told that it failed, the row is stored."""
+    for fate in fates.messages.values():
+        if fate.settled == "gave-up" and fate.rows:
+            detail = f"its sender was told that it failed; stored as row {fates.rows[fate.rows[0]].id}"
+            yield Anomaly("false_failure", fate.message, detail, time=fate.settled_at)
+
+
+ANOMALIES: tuple[Callable[[Fates], Iterator[Anomaly]], ...] = (
+    lost,
+    silent_drop,
+    stuck,
+    duplicate,
+    corrupted,
+    unexpected,
+    aborted_read,
+    crashed,
+    reordered,
+    missed,
+    repeated,
+    misordered,
+    phantom,
+    false_failure,
+)
+
+
+def _first_of_each(messages: list[str | None] | list[str]) -> list[str]:
+    return [message for message in dict.fromkeys(messages) if message is not None]
+
+
+def _overtaken(fates: Fates, order: list[str]) -> Iterator[tuple[Fate, Fate]]:
+    """Messages that stand in `order` behind a later message of their sender, each with that later message."""
+    latest: dict[str, Fate] = {}
+    for message in order:
+        fate = fates.messages.get(message)
+        if fate is None:
+            continue
+        before = latest.get(fate.sender)
+        if before is not None and fate.sequence < before.sequence:
+            yield fate, before
+        else:
+            latest[fate.sender] = fate
+
+
+# -- the verdict -------------------------------------------------------------------------------------------------
+
+_ALWAYS = frozenset({"corrupted", "unexpected", "aborted_read", "crashed"})
+_BROKEN_BY: dict[h.Guarantee, frozenset[str]] = {
+    "at-most-once": _ALWAYS | {"duplicate"},
+    "at-least-once": _ALWAYS | {"lost", "silent_drop", "stuck"},
+    "exactly-once": _ALWAYS | {"duplicate", "lost", "silent_drop", "stuck"},
+}
+_RECEIVERS_BROKEN_BY: dict[h.Receivers, frozenset[str]] = {
+    "none": frozenset(),
+    "at-least-once": frozenset({"missed", "phantom", "misordered"}),
+    "exactly-once": frozenset({"missed", "phantom", "misordered", "repeated"}),
+}
+
+
+def threatens(kind: str, guarantee: h.Guarantee) -> bool:
+    """Whether an anomaly of the store breaks a guarantee: a control that shows another one proves nothing."""
+    return kind in _BROKEN_BY[guarantee]
+
+
+def breaks(anomaly: Anomaly, fates: Fates) -> bool:
+    """Whether an anomaly breaks what the target claims."""
+    claims = fates.started
+    if anomaly.kind in ("reordered", "misordered") and not _order_is_claimed(anomaly, fates):
+        return False
+    if anomaly.kind == "reordered":
+        return True
+    return anomaly.kind in _BROKEN_BY[claims.guarantee] | _RECEIVERS_BROKEN_BY[claims.receivers]
+
+
+def _order_is_claimed(anomaly: Anomaly, fates: Fates) -> bool:
+    match fates.started.order:
+        case "none":
+            return False
+        case "sequential":
+            fate = fates.messages.get(anomaly.message or "")
+            return fate is not None and fate.policy != "pipelined"
+        case "sender" | "total":
+            return True
+
+
+def judge(history: h.History) -> Judgement:
+    """Judge one run by what its target claims."""
+    fates = fold(history)
+    anomalies = [anomaly for find in ANOMALIES for anomaly in find(fates)]
+    broken_by = [anomaly for anomaly in anomalies if breaks(anomaly, fates)]
+    verdict, why = _verdict(fates, broken_by)
+    return Judgement(
+        verdict,
+        why,
+        broken_by,
+        [anomaly for anomaly in anomalies if anomaly not in broken_by],
+        _counts(fates, anomalies),
+        fates.bites,
+        _recovery_seconds(fates),
+    )
+
+
+def _verdict(fates: Fates, broken_by: list[Anomaly]) -> tuple[VerdictWord, str]:
+    if fates.failures:
+        return "error", f"{fates.failures[0].where}: {fates.failures[0].reason}"
+    if not fates.finished:
+        return "error", "the run was interrupted before its final read"
+    if broken_by:
+        kinds = list(dict.fromkeys(anomaly.kind for anomaly in broken_by))
+        return "broken", f"{_claim(fates)} does not hold: {', '.join(kinds)}"
+    unseen = [bite for bite in fates.bites if not bite.seen]
+    if unseen:
+        return "unproven", f"the fault {unseen[0].fault} was not seen to bite {unseen[0].message}: {unseen[0].evidence}"
+    if missing := _missing_evidence(fates):
+        return "unproven", missing
+    return "kept", f"{_claim(fates)} held"
+
+
+def _claim(fates: Fates) -> str:
+    order = fates.started.order
+    return fates.started.guarantee + ("" if order == "none" else f" in {order} order")
+
+
+def _missing_evidence(fates: Fates) -> str | None:
+    """Why a run without an anomaly says nothing, if so: a server that does nothing must not pass."""
+    acknowledged = [(fate, at) for fate in fates.messages.values() if (at := fate.acknowledged_at) is not None]
+    if not acknowledged:
+        return "no message was acknowledged"
+    if fates.first_fault is None:
+        return None
+    if not any(at < fates.first_fault for _, at in acknowledged):
+        return "no message was acknowledged before the fault"
+    if fates.last_heal is None or not any(fate.invoked > fates.last_heal for fate, _ in acknowledged):
+        return "no message that was posted after the fault was acknowledged"
+    if not fates.bites:
+        return "a fault acted, and nothing shows that it bit a message"
+    return None
+
+
+def _counts(fates: Fates, anomalies: list[Anomaly]) -> dict[str, int]:
+    messages = fates.messages.values()
+    counts = {
+        "sent": len(messages),
+        "acknowledged": sum(fate.outcome == "ok" for fate in messages),
+        "stored": sum(bool(fate.rows) for fate in messages),
+        "attempts": sum(len(fate.attempts) for fate in messages),
+        "foreign": fates.foreign,
+    }
+    shown = ("lost", "duplicate", "reordered", "unexpected")
+    return counts | {kind: sum(anomaly.kind == kind for anomaly in anomalies) for kind in shown}
+
+
+def _recovery_seconds(fates: Fates) -> float | None:
+    """From the last heal to the first acknowledgement after it."""
+    if fates.last_heal is None:
+        return None
+    heal = fates.last_heal
+    after = [at for fate in fates.messages.values() if (at := fate.acknowledged_at) is not None and at >= heal]
+    return round(min(after) - heal, 6) if after else None
+
+
+def _times(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,327 @@
+"""What happened in one run: frozen events, recorded in order as they happen, one JSON line each on disk.
+
+Every `time` is in seconds since the run's first event, by the harness's own monotonic clock. The checker and the
+report need nothing but these lines.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Final, Literal
+
+import msgspec
+
+from harness.errors import HarnessError
+
+Role = Literal["claim", "control", "null"]
+Guarantee = Literal["at-most-once", "at-least-once", "exactly-once"]
+Order = Literal["total", "sender", "sequential", "none"]
+Receivers = Literal["exactly-once", "at-least-once", "none"]
+Policy = Literal["persistent", "once", "new-offset", "pipelined"]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=str.lower):
+    """Something that happened at `time`."""
+
+    time: float
+
+
+class Started(Event, frozen=True, kw_only=True):
+    """The run begins; everything that the checker has to know beforehand.
+
+    `run` is the token that begins the identity of each of its messages. `control` and `expected` (the anomaly that
+    the control must show) are set in controls and in their nulls.
+    """
+
+    schema: int = 1
+    run: str
+    scenario: str
+    role: Role
+    control: str | None
+    expected: str | None
+    client: str
+    transport: str
+    seed: int
+    target: str
+    guarantee: Guarantee
+    order: Order
+    receivers: Receivers
+
+
+class Connected(Event, frozen=True, kw_only=True):
+    """A client's connection number `connection` is usable."""
+
+    client: str
+    connection: int
+
+
+class ConnectFailed(Event, frozen=True, kw_only=True):
+    """A try to connect failed; the number is used up."""
+
+    client: str
+    connection: int
+    reason: str
+
+
+class Disconnected(Event, frozen=True, kw_only=True):
+    """A client's connection ended."""
+
+    client: str
+    connection: int
+    reason: str
+
+
+class Invoke(Event, frozen=True, kw_only=True):
+    """A message was handed to its sender."""
+
+    message: str
+    sender: str
+    sequence: int
+    content: str
+    policy: Policy
+
+
+class Attempt(Event, frozen=True, kw_only=True):
+    """An emission of a message begins, on the sender's connection number `connection`."""
+
+    message: str
+    attempt: int
+    offset: str
+    connection: int
+
+
+class Ok(Event, frozen=True, kw_only=True):
+    """An attempt was acknowledged; `late` when the attempt had ended before."""
+
+    message: str
+    attempt: int
+    late: bool
+
+
+class Fail(Event, frozen=True, kw_only=True):
+    """An attempt definitely did not happen: it ended before anything was sent."""
+
+    message: str
+    attempt: int
+    reason: str
+
+
+class Info(Event, frozen=True, kw_only=True):
+    """An attempt ended without an answer: its outcome is unknown.
+
+    `timed_out` tells the ack timeout from the end of the connection.
+    """
+
+    message: str
+    attempt: int
+    reason: str
+    timed_out: bool = False
+
+
+class Settled(Event, frozen=True, kw_only=True):
+    """The sender was told what became of its message."""
+
+    message: str
+    outcome: Literal["acknowledged", "handed-over", "gave-up"]
+
+
+class Receiving(Event, frozen=True, kw_only=True):
+    """A receiver is connected: it should get every message from now on."""
+
+    receiver: str
+
+
+class Received(Event, frozen=True, kw_only=True):
+    """A receiver got a broadcast."""
+
+    receiver: str
+    server_offset: int | float | str | None
+    content: str | None
+
+
+class FaultBegan(Event, frozen=True, kw_only=True):
+    """A fault is about to act. `number` is its place in the run, `on` what it disturbs."""
+
+    number: int
+    fault: str
+    kind: Literal["link", "server", "store"]
+    on: str
+
+
+class FaultEnded(Event, frozen=True, kw_only=True):
+    """A fault has healed."""
+
+    number: int
+
+
+class Bitten(Event, frozen=True, kw_only=True):
+    """Whether a fault took effect on a message, and what shows it."""
+
+    number: int
+    fault: str
+    message: str
+    seen: bool
+    evidence: str
+
+
+class ServerStarted(Event, frozen=True, kw_only=True):
+    """The server is ready."""
+
+    pid: int
+
+
+class ServerExited(Event, frozen=True, kw_only=True):
+    """The server's process ended; `expected` when the harness ended it or armed what ended it.
+
+    `status` is the exit status, negative for a signal.
+    """
+
+    status: int
+    expected: bool
+    reason: str
+
+
+class Drained(Event, frozen=True, kw_only=True):
+    """The wait for every message to settle ended; `complete` when all had settled."""
+
+    complete: bool
+
+
+class Row(Event, frozen=True, kw_only=True):
+    """One row of the final read, in the order of the target's `rows` query."""
+
+    id: int | float | str | None
+    client_offset: str | None
+    content: str | None
+
+
+class Failed(Event, frozen=True, kw_only=True):
+    """Something around the traffic failed: the run says nothing about the target."""
+
+    where: str
+    reason: str
+
+
+class Finished(Event, frozen=True, kw_only=True):
+    """The final read is complete: nothing is missing from this history."""
+
+
+AnyEvent = (
+    Started
+    | Connected
+    | ConnectFailed
+    | Disconnected
+    | Invoke
+    | Attempt
+    | Ok
+    | Fail
+    | Info
+    | Settled
+    | Receiving
+    | Received
+    | FaultBegan
+    | FaultEnded
+    | Bitten
+    | ServerStarted
+    | ServerExited
+    | Drained
+    | Row
+    | Failed
+    | Finished
+)
+
+_encode: Final = msgspec.json.Encoder().encode
+_decoder: Final = msgspec.json.Decoder(AnyEvent)
+
+
+def message_id(run: str, sender: str, sequence: int) -> str:
+    """A message's identity: letters, digits and hyphens only, so that it survives escaping and trimming."""
+    return f"{run}-{sender}-{sequence:04d}"
+
+
+def identity_in(run: str, *texts: str | None) -> str | None:
+    """The first identity of a message of this run in `texts`, looked at in their order."""
+    pattern = re.compile(rf"{re.escape(run)}-[a-z]+-\d{{4,}}(?!\d)")
+    for text in texts:
+        if text and (found := pattern.search(text)):
+            return found.group()
+    return None
+
+
+class History:
+    """The events of one run, in order.
+
+    Args:
+        events: begins with `Started`.
+
+    Raises:
+        HarnessError: it does not.
+    """
+
+    def __init__(self, events: Iterable[AnyEvent]) -> None:
+        self.events = tuple(events)
+        if not self.events or not isinstance(self.events[0], Started):
+            raise HarnessError("a history begins with a `started` event, and this one does not")
+        self.started = self.events[0]
+
+    def __iter__(self) -> Iterator[AnyEvent]:
+        return iter(self.events)
+
+    @classmethod
+    def load(cls, path: Path) -> "History":
+        """Read a history from its file. A last line that a killed run left half-written is dropped.
+
+        Raises:
+            HarnessError: the file cannot be read, or another line is not an event.
+        """
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise HarnessError(f"cannot read the history {path}: {error.strerror}") from error
+        unfinished = lines.pop()  # empty when the last line is whole
+        events = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                events.append(_decoder.decode(line))
+            except msgspec.MsgspecError as error:
+                raise HarnessError(f"{path}, line {number}: not an event of a history: {error}") from error
+        if not events:
+            raise HarnessError(f"the history {path} is empty" + (" but for half a line" if unfinished else ""))
+        try:
+            return cls(events)
+        except HarnessError as error:
+            raise HarnessError(f"{path}: {error}") from None
+
+
+class Recorder:
+    """Appends events to memory and, whole line by whole line, to a file. Give its events `time=recorder.now()`."""
+
+    def __init__(self, path: Path) -> None:
+        self.events: list[AnyEvent] = []
+        self._start = time.monotonic()
+        self._file: IO[bytes] = path.open("wb", buffering=0)
+
+    def now(self) -> float:
+        """Seconds since the recorder was made, to the microsecond."""
+        return round(time.monotonic() - self._start, 6)
+
+    def record(self, event: AnyEvent) -> None:
+        """Append an event.
+
+        Raises:
+            HarnessError: the file cannot be written (a full disk, say).
+        """
+        self.events.append(event)
+        line = _encode(event) + b"\n"
+        try:
+            written = os.write(self._file.fileno(), line)
+        except OSError as error:
+            raise HarnessError(f"cannot write the history {self._file.name}: {error.strerror}") from error
+        if written != len(line):
+            raise HarnessError(f"cannot write the history {self._file.name}: no space left")
+
+    def close(self) -> None:
+        """Close the file; the events stay."""
+        self._file.close()

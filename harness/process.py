@@ -1,0 +1,154 @@
+"""A command in a process group of its own: start, signal, wait, end, always the whole group."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from harness import reaper, waiting
+from harness.errors import HarnessError
+
+# The kernel ends a killed process at once; only uninterruptible I/O can hold it.
+_KILL_TIMEOUT_SECONDS = 10.0
+
+
+class ProcessGroup:
+    """One command, running as the leader of its own session and process group.
+
+    Its output (both streams) is appended to `log`. It is ended by the reaper if the harness dies. Must be made
+    inside a running event loop; `on_exit` is called there, with the exit status as `subprocess` gives it
+    (negative: the signal), when the leader has exited.
+
+    Raises:
+        HarnessError: the command cannot be started; the text names it and says why.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        on_exit: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.command = tuple(command)
+        self.log = log
+        loop = asyncio.get_running_loop()
+        self._exited: asyncio.Future[int] = loop.create_future()
+        self._on_exit = on_exit
+        try:
+            with log.open("ab") as output:
+                self._leader = subprocess.Popen(
+                    self.command,
+                    cwd=cwd,
+                    env={**os.environ, **(env or {})},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise HarnessError(f"cannot start {self.command[0]!r}: {error.strerror or error}") from error
+        self.pid = self._leader.pid
+        reaper.hold("group", self.pid)
+        # A thread of its own: the event loop's default pool is small, and this one blocks for the process's life.
+        threading.Thread(target=self._reap, args=(loop,), name=f"wait-{self.pid}", daemon=True).start()
+
+    def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
+        status = self._leader.wait()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._settle, status)
+
+    def _settle(self, status: int) -> None:
+        if not self._exited.done():
+            self._exited.set_result(status)
+            self._on_exit(status)
+
+    @property
+    def exit_status(self) -> int | None:
+        """The leader's exit status, or None while it runs."""
+        return self._exited.result() if self._exited.done() else None
+
+    async def wait(self) -> int:
+        """Wait, without a deadline, until the leader has exited."""
+        return await asyncio.shield(self._exited)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal every process of the group; nothing happens when all are gone."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            # macOS says so of a group of which only zombies are left.
+            if sys.platform != "darwin":
+                raise
+
+    def pause(self) -> None:
+        """SIGSTOP the group."""
+        self.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT the group."""
+        self.send_signal(signal.SIGCONT)
+
+    async def kill(self) -> int:
+        """SIGKILL the group, wait until every process of it is gone, and return the leader's exit status."""
+        self.send_signal(signal.SIGKILL)
+        status = await waiting.within(
+            self.wait(), awaited=f"process {self.pid} to end after SIGKILL", timeout_seconds=_KILL_TIMEOUT_SECONDS
+        )
+        await waiting.until(
+            lambda: not _alive(self.pid),
+            awaited=f"the process group {self.pid} to end after SIGKILL",
+            timeout_seconds=_KILL_TIMEOUT_SECONDS,
+            interval_seconds=0.001,
+        )
+        reaper.release("group", self.pid)
+        return status
+
+    async def stop(self, timeout_seconds: float) -> bool:
+        """SIGTERM the group; SIGKILL what is left at the deadline.
+
+        Returns:
+            Whether the leader ended by itself before the deadline.
+        """
+        self.send_signal(signal.SIGTERM)
+        self.send_signal(signal.SIGCONT)
+        try:
+            await waiting.within(self.wait(), awaited="the command to stop", timeout_seconds=timeout_seconds)
+        except waiting.WaitTimeout:
+            in_time = False
+        else:
+            in_time = True
+        await self.kill()
+        return in_time
+
+    def last_log_lines(self, count: int = 15) -> str:
+        """The end of what the command printed, for an error's text."""
+        lines = self.log.read_text(errors="replace").splitlines()[-count:]
+        return "\n".join(f"    {line[:400]}" for line in lines) or "    (it printed nothing)"
+
+
+def _alive(group: int) -> bool:
+    """Whether a process of the group is left that is not a zombie: those end when somebody reaps them."""
+    proc = Path("/proc")
+    if not proc.is_dir():
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+    for stat in proc.glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(process_group) == group and state not in "ZX":
+            return True
+    return False

@@ -1,0 +1,324 @@
+"""What a scenario declares, which runs that makes on a target, and how the runs become one verdict.
+
+A scenario is an async function, its schedule, under the `scenario` decorator. Times variants, clients and
+transports it makes cases; a case is one pytest item. A case runs each control with its null and then the claim,
+and its result is a pure function of the histories that these runs leave.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from harness import checker
+from harness import history as h
+from harness.checker import Anomaly, Judgement, Kind, VerdictWord
+from harness.history import History
+from harness.target import Target
+
+TRANSPORTS = ("websocket", "polling")
+
+ATTRIBUTE = "__midemit_scenario__"
+
+
+class Control(msgspec.Struct, frozen=True):
+    """The schedule with a protection off: by another policy of the sender, or by a server of the target's own."""
+
+    name: str
+    expected: Kind
+    policy: h.Policy = "persistent"
+    server: str | None = None
+
+
+CONTROLS = {
+    control.name: control
+    for control in (
+        Control("once", "lost", policy="once"),
+        Control("new-offset", "duplicate", policy="new-offset"),
+        Control("without_unique", "duplicate", server="without_unique"),
+    )
+}
+
+# What senders do unless the schedule says otherwise, by what the target claims.
+_CLAIM_POLICY: dict[h.Guarantee, h.Policy] = {
+    "exactly-once": "persistent",
+    "at-least-once": "persistent",
+    "at-most-once": "once",
+}
+
+Schedule = Callable[..., Awaitable[None]]
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """A declared scenario; see `scenario`."""
+
+    schedule: Schedule
+    family: str
+    controls: tuple[Control, ...]
+    variants: dict[str, dict[str, Any]]
+    order: tuple[h.Order, ...] | None
+    crash_point: str | None
+
+
+def scenario(
+    *,
+    family: str,
+    controls: Sequence[str] = (),
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    order: Sequence[h.Order] | None = None,
+    crash_point: str | None = None,
+) -> Callable[[Schedule], Schedule]:
+    """Declare an async function `(system, **parameters)` as a scenario.
+
+    Args:
+        family: the first part of its ids.
+        controls: names from `CONTROLS`; one of them has to show its anomaly on the message that the fault bit.
+        variants: second part of the id -> the parameters that the schedule is called with. Where there is a
+            parameter `senders`, controls and nulls are called with 1.
+        order: the scenario asks something only of targets that claim one of these orders.
+        crash_point: the crash point of the target that it needs.
+    """
+
+    def declare(schedule: Schedule) -> Schedule:
+        declared = Scenario(
+            schedule,
+            family,
+            tuple(CONTROLS[name] for name in controls),
+            {name: dict(parameters) for name, parameters in (variants or {"": {}}).items()},
+            tuple(order) if order is not None else None,
+            crash_point,
+        )
+        setattr(schedule, ATTRIBUTE, declared)
+        return schedule
+
+    return declare
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One point of a scenario: one pytest item."""
+
+    scenario: Scenario
+    variant: str
+    client: str
+    transport: str
+
+    @property
+    def id(self) -> str:
+        """`family-variant-client-transport`."""
+        return "-".join(part for part in (self.scenario.family, self.variant, self.client, self.transport) if part)
+
+
+def cases(declared: Scenario) -> Iterator[Case]:
+    """Every case of a scenario."""
+    for transport in TRANSPORTS:
+        for variant in declared.variants:
+            yield Case(declared, variant, "python", transport)
+
+
+def not_offered(case: Case, target: Target) -> str | None:
+    """Why a case asks nothing of this target, or None when it does."""
+    declared, claims = case.scenario, target.claims
+    if declared.order is not None and claims.order not in declared.order:
+        return f"the target claims the order {claims.order!r}; this needs {' or '.join(map(repr, declared.order))}"
+    if declared.crash_point is not None and declared.crash_point not in target.crash_points:
+        return f"the target has no crash point {declared.crash_point!r}"
+    if declared.controls and not _controls(case, target):
+        if any(checker.threatens(control.expected, claims.guarantee) for control in declared.controls):
+            return "the target offers none of its controls"
+        threats = " or ".join(sorted({repr(control.expected) for control in declared.controls}))
+        return f"a message that is {threats} does not break {claims.guarantee!r}"
+    return None
+
+
+def _controls(case: Case, target: Target) -> tuple[Control, ...]:
+    return tuple(
+        control
+        for control in case.scenario.controls
+        if checker.threatens(control.expected, target.claims.guarantee)
+        and (control.server is None or getattr(target.controls, control.server) is not None)
+    )
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One run of a case: on a system of its own, with a history of its own."""
+
+    role: h.Role
+    control: Control | None
+    policy: h.Policy
+    server: str | None
+    parameters: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder in the scenario's folder."""
+        return self.role if self.control is None else f"{self.role}-{self.control.name}"
+
+
+def runs(case: Case, target: Target) -> list[Run]:
+    """The runs of a case on a target, in their order: each control's null, the control, at last the claim."""
+    parameters = case.scenario.variants[case.variant]
+    alone = {**parameters, "senders": 1} if "senders" in parameters else parameters
+    planned = []
+    for control in _controls(case, target):
+        planned += [
+            Run("null", control, control.policy, control.server, alone),
+            Run("control", control, control.policy, control.server, alone),
+        ]
+    return [*planned, Run("claim", None, _CLAIM_POLICY[target.claims.guarantee], None, parameters)]
+
+
+def seed_of(seed: int, case_id: str, run: Run) -> random.Random:
+    """The random numbers of one run: the same for the same seed, case and run, on any machine."""
+    return random.Random(f"{seed}/{case_id}/{run.folder}")
+
+
+# -- results -----------------------------------------------------------------------------------------------------
+
+
+class ControlResult(msgspec.Struct):
+    """What a control showed, and its null. `shown` are the anomalies on messages that the fault bit."""
+
+    name: str
+    expected: str
+    shown: list[str]
+    verdict: Literal["bites", "silent", "not offered", "error"]
+    null: Literal["clean", "dirty", "error"]
+    why: str
+
+
+class Declared(msgspec.Struct):
+    """What is known of a case before it runs; `scenario.json` in its folder."""
+
+    id: str
+    family: str
+    client: str
+    transport: str
+    title: str
+    nodeid: str
+    replay: str
+    controls: list[str]
+
+
+class Result(msgspec.Struct):
+    """The verdict on a case; `verdict.json` in its folder.
+
+    `not offered` is a case whose target resists every control by being better: nothing is proven, nothing accused.
+    """
+
+    id: str
+    family: str
+    client: str
+    transport: str
+    title: str
+    nodeid: str
+    verdict: VerdictWord | Literal["not offered"]
+    why: str
+    counts: dict[str, int]
+    anomalies: list[Anomaly]
+    reported: list[Anomaly]
+    bites: list[h.Bitten]
+    controls: list[ControlResult]
+    recovery_seconds: float | None
+    seconds: float
+    replay: str
+
+
+def decide(declared: Declared, histories: Mapping[str, History], seconds: float) -> Result:
+    """Make one verdict of the histories of a case.
+
+    Args:
+        declared: the case.
+        histories: folder of a run (`claim`, `control-once`, `null-once`) -> its history, as far as there are any.
+        seconds: how long the case took.
+    """
+    controls = [_control_result(name, histories) for name in declared.controls]
+    claim = checker.judge(histories["claim"]) if "claim" in histories else None
+    verdict, why = _combine(claim, controls)
+    return Result(
+        **{name: getattr(declared, name) for name in ("id", "family", "client", "transport", "title", "nodeid")},
+        verdict=verdict,
+        why=why,
+        counts=claim.counts if claim else {},
+        anomalies=claim.broken_by if claim else [],
+        reported=claim.reported if claim else [],
+        bites=claim.bites if claim else [],
+        controls=controls,
+        recovery_seconds=claim.recovery_seconds if claim else None,
+        seconds=round(seconds, 3),
+        replay=declared.replay,
+    )
+
+
+def _combine(
+    claim: Judgement | None, controls: Sequence[ControlResult]
+) -> tuple[VerdictWord | Literal["not offered"], str]:
+    for control in controls:
+        if control.verdict == "error" or control.null == "error":
+            return "error", f"control {control.name}: {control.why}"
+    if claim is None:
+        return "error", "the run of the claim left no history"
+    if claim.verdict in ("error", "broken"):
+        return claim.verdict, claim.why
+    for control in controls:
+        if control.null == "dirty":
+            return "unproven", f"control {control.name}: {control.why}"
+    if claim.verdict == "unproven":
+        return "unproven", claim.why
+    if not controls or any(control.verdict == "bites" for control in controls):
+        return "kept", claim.why
+    if all(control.verdict == "not offered" for control in controls):
+        return "not offered", f"the target resists every control: {controls[0].why}"
+    silent = next(control for control in controls if control.verdict == "silent")
+    return "unproven", f"no control bites: {silent.name}: {silent.why}"
+
+
+def _control_result(name: str, histories: Mapping[str, History]) -> ControlResult:
+    expected = CONTROLS[name].expected
+    null_word, null_why = _null(histories.get(f"null-{name}"))
+    control = histories.get(f"control-{name}")
+    if control is None:
+        return ControlResult(name, expected, [], "error", null_word, null_why or "the control left no history")
+    judgement = checker.judge(control)
+    bitten = {bite.message for bite in judgement.bites if bite.seen}
+    shown = list(dict.fromkeys(a.kind for a in judgement.anomalies if a.message in bitten))
+    verdict: Literal["bites", "silent", "not offered", "error"]
+    if judgement.verdict == "error":
+        verdict, why = "error", judgement.why
+    elif expected in shown:
+        verdict, why = "bites", f"{expected}, on the bitten message"
+    elif _resists(checker.fold(control), bitten):
+        verdict, why = "not offered", "the second attempt of the bitten message was acknowledged, and there is one row"
+    else:
+        unseen = next((bite for bite in judgement.bites if not bite.seen), None)
+        why = f"it did not show {expected} on the bitten message"
+        verdict, why = "silent", f"{why}; the fault was not seen to bite: {unseen.evidence}" if unseen else why
+    return ControlResult(name, expected, list(shown), verdict, null_word, null_why or why)
+
+
+def _resists(fates: checker.Fates, bitten: set[str]) -> bool:
+    """Whether the target is better than the control assumes: it knew the resend by something else."""
+    hit = [fates.messages[message] for message in bitten]
+    return bool(hit) and all(
+        len(fate.rows) == 1 and any(a.number > 1 and a.outcome == "ok" for a in fate.attempts) for fate in hit
+    )
+
+
+def _null(history: History | None) -> tuple[Literal["clean", "dirty", "error"], str]:
+    if history is None:
+        return "error", "its null left no history"
+    judgement = checker.judge(history)
+    if judgement.verdict == "error":
+        return "error", f"its null failed: {judgement.why}"
+    timed_out = any(isinstance(event, h.Info) and event.timed_out for event in history)
+    if timed_out:
+        return "dirty", (
+            "without any fault an acknowledgement came later than the ack timeout: raise "
+            "protocol.ack_timeout_seconds, or give the machine less to do"
+        )
+    if judgement.anomalies:
+        first = judgement.anomalies[0]
+        return "dirty", f"without any fault it shows {first.kind}: {first.detail}"
+    if judgement.verdict != "kept":
+        return "dirty", f"without any fault: {judgement.why}"
+    return "clean", ""
