@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from harness import history as h
+from harness.errors import HarnessError
 
 VerdictWord = Literal["kept", "broken", "unproven", "error"]
 Kind = Literal[
@@ -75,7 +76,8 @@ class Fate(msgspec.Struct):
 class Fates(msgspec.Struct):
     """A folded history.
 
-    `first_fault` and `last_heal` are the times between which the faults of the run lie, None without a fault.
+    `first_fault` and `last_heal` are the times between which the faults of the run lie, None without a fault;
+    `last_heal` is None also when a fault did not heal.
     """
 
     started: h.Started
@@ -126,22 +128,38 @@ class Judgement(msgspec.Struct):
 
 
 def fold(history: h.History) -> Fates:
-    """Fold a history into the fates of its messages, in one pass."""
+    """Fold a history into the fates of its messages, in one pass.
+
+    Raises:
+        HarnessError: an event speaks of a message, an attempt, a receiver or a fault that no earlier event names, or
+            contradicts one: the history is damaged, and says nothing.
+    """
     fates = Fates(history.started)
     run = history.started.run
     attempts: dict[tuple[str, int], Attempted] = {}
+    acting: set[int] = set()
+    seen_unposted: set[str | None] = set()
 
     def answer(event: h.Ok | h.Info | h.Fail, outcome: Literal["ok", "info", "fail"]) -> None:
         attempt = attempts[event.message, event.attempt]
-        attempt.outcome, attempt.ended = outcome, event.time
+        if attempt.outcome is None:
+            attempt.outcome, attempt.ended = outcome, event.time
+        elif attempt.outcome != outcome:
+            raise KeyError(event.attempt)
 
-    for event in history:
+    def take(event: h.AnyEvent) -> None:
         match event:
             case h.Invoke():
+                # An identity that could not be told in a row would make every message look lost.
+                known = event.message in fates.messages or event.message in seen_unposted
+                if known or h.identity_in(run, event.message) != event.message:
+                    raise KeyError(event.message)
                 fates.messages[event.message] = Fate(
                     event.message, event.sender, event.sequence, event.content, event.policy, event.time
                 )
             case h.Attempt():
+                if (event.message, event.attempt) in attempts:
+                    raise KeyError(event.attempt)
                 attempt = Attempted(event.attempt, event.offset, event.connection, event.time)
                 attempts[event.message, event.attempt] = attempt
                 fates.messages[event.message].attempts.append(attempt)
@@ -160,25 +178,41 @@ def fold(history: h.History) -> Fates:
                 fate = fates.messages[event.message]
                 fate.settled, fate.settled_at = event.outcome, event.time
             case h.Row():
-                _add_row(fates, event, h.identity_in(run, event.content, event.client_offset))
+                message = h.identity_in(run, event.content, event.client_offset)
+                seen_unposted.update({message} - fates.messages.keys())
+                _add_row(fates, event, message)
             case h.Receiving():
-                fates.receivers[event.receiver] = []
+                fates.receivers.setdefault(event.receiver, [])
             case h.Received():
-                _add_received(fates, event, h.identity_in(run, event.content))
+                message = h.identity_in(run, event.content)
+                seen_unposted.update({message} - fates.messages.keys())
+                _add_received(fates, event, message)
             case h.ServerExited():
                 fates.exits.append(event)
             case h.Bitten():
+                if event.message not in fates.messages:
+                    raise KeyError(event.message)
                 fates.bites.append(event)
             case h.Failed():
                 fates.failures.append(event)
-            case h.FaultBegan() if fates.first_fault is None:
-                fates.first_fault = event.time
+            case h.FaultBegan():
+                acting.add(event.number)
+                fates.first_fault = event.time if fates.first_fault is None else fates.first_fault
+                fates.last_heal = None
             case h.FaultEnded():
-                fates.last_heal = event.time
+                acting.remove(event.number)
+                fates.last_heal = None if acting else event.time
             case h.Finished():
                 fates.finished = True
             case _:
                 pass
+
+    for number, event in enumerate(history, start=1):
+        try:
+            take(event)
+        except KeyError:
+            text = f"event {number} of the history does not fit what came before it: {event}"
+            raise HarnessError(text[:400]) from None
     return fates
 
 
@@ -224,7 +258,7 @@ def stuck(fates: Fates) -> Iterator[Anomaly]:
     """Not settled by the deadline."""
     latest = _latest_settled(fates)
     for fate in fates.messages.values():
-        if fate.settled is None and fate.sequence > latest[fate.sender]:
+        if fate.settled is None and fate.sequence >= latest[fate.sender]:
             detail = f"not settled by the deadline, after {_times(len(fate.attempts), 'attempt')}"
             yield Anomaly("stuck", fate.message, detail, time=fate.invoked)
 
@@ -325,7 +359,7 @@ def misordered(fates: Fates) -> Iterator[Anomaly]:
             own = {fate.message for fate, _ in _overtaken(fates, order)}
             highest = ""
             for message in order:
-                if message not in position:
+                if message not in position or message not in fates.messages:
                     continue
                 if highest and position[message] < position[highest] and message not in own:
                     detail = f"received by {receiver} after {highest}, stored before it"
@@ -430,7 +464,11 @@ def _order_is_claimed(anomaly: Anomaly, fates: Fates) -> bool:
 
 
 def judge(history: h.History) -> Judgement:
-    """Judge one run by what its target claims."""
+    """Judge one run by what its target claims.
+
+    Raises:
+        HarnessError: the history is damaged.
+    """
     fates = fold(history)
     anomalies = [anomaly for find in ANOMALIES for anomaly in find(fates)]
     broken_by = [anomaly for anomaly in anomalies if breaks(anomaly, fates)]
@@ -439,7 +477,7 @@ def judge(history: h.History) -> Judgement:
         verdict,
         why,
         broken_by,
-        [anomaly for anomaly in anomalies if anomaly not in broken_by],
+        [anomaly for anomaly in anomalies if not breaks(anomaly, fates)],
         _counts(fates, anomalies),
         fates.bites,
         _recovery_seconds(fates),

@@ -243,7 +243,7 @@ def message_id(run: str, sender: str, sequence: int) -> str:
 
 def identity_in(run: str, *texts: str | None) -> str | None:
     """The first identity of a message of this run in `texts`, looked at in their order."""
-    pattern = re.compile(rf"{re.escape(run)}-[a-z]+-\d{{4,}}(?!\d)")
+    pattern = re.compile(rf"{re.escape(run)}-[a-z]+-[0-9]{{4,}}(?![0-9])")
     for text in texts:
         if text and (found := pattern.search(text)):
             return found.group()
@@ -285,7 +285,7 @@ class History:
         for number, line in enumerate(lines, start=1):
             try:
                 events.append(_decoder.decode(line))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise HarnessError(f"{path}, line {number}: not an event of a history: {error}") from error
         if not events:
             raise HarnessError(f"the history {path} is empty" + (" but for half a line" if unfinished else ""))
@@ -296,12 +296,22 @@ class History:
 
 
 class Recorder:
-    """Appends events to memory and, whole line by whole line, to a file. Give its events `time=recorder.now()`."""
+    """Appends events to memory and, whole line by whole line, to a file. Give its events `time=recorder.now()`.
+
+    Half a surrogate pair (from a server that cuts an emoji in two, say) has no place in UTF-8. It is recorded as the
+    text of its escape (a backslash and `ud83d`), in memory as on disk, so that every reader judges the same events.
+
+    Raises:
+        HarnessError: the file cannot be made.
+    """
 
     def __init__(self, path: Path) -> None:
         self.events: list[AnyEvent] = []
         self._start = time.monotonic()
-        self._file: IO[bytes] = path.open("wb", buffering=0)
+        try:
+            self._file: IO[bytes] = path.open("wb", buffering=0)
+        except OSError as error:
+            raise HarnessError(f"cannot write the history {path}: {error.strerror}") from error
 
     def now(self) -> float:
         """Seconds since the recorder was made, to the microsecond."""
@@ -313,15 +323,28 @@ class Recorder:
         Raises:
             HarnessError: the file cannot be written (a full disk, say).
         """
+        try:
+            line = _encode(event) + b"\n"
+        except UnicodeEncodeError:
+            event = _without_surrogates(event)
+            line = _encode(event) + b"\n"
         self.events.append(event)
-        line = _encode(event) + b"\n"
         try:
             written = os.write(self._file.fileno(), line)
         except OSError as error:
             raise HarnessError(f"cannot write the history {self._file.name}: {error.strerror}") from error
         if written != len(line):
+            # What is recorded next must not continue half a line.
+            os.ftruncate(self._file.fileno(), self._file.seek(-written, os.SEEK_CUR))
             raise HarnessError(f"cannot write the history {self._file.name}: no space left")
 
     def close(self) -> None:
         """Close the file; the events stay."""
         self._file.close()
+
+
+def _without_surrogates(event: AnyEvent) -> AnyEvent:
+    texts = {name: value for name, value in msgspec.structs.asdict(event).items() if isinstance(value, str)}
+    return msgspec.structs.replace(
+        event, **{name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
+    )

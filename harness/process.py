@@ -1,6 +1,7 @@
 """A command in a process group of its own: start, signal, wait, end, always the whole group."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -52,8 +53,9 @@ class ProcessGroup:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-        except OSError as error:
-            raise HarnessError(f"cannot start {self.command[0]!r}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # a ValueError: a null byte in an argument or a variable
+            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+            raise HarnessError(f"cannot start {self.command[0]!r}: {reason}") from error
         self.pid = self._leader.pid
         reaper.hold("group", self.pid)
         # A thread of its own: the event loop's default pool is small, and this one blocks for the process's life.
@@ -61,7 +63,7 @@ class ProcessGroup:
 
     def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
         status = self._leader.wait()
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._settle, status)
 
     def _settle(self, status: int) -> None:

@@ -20,21 +20,24 @@ Kind = Literal["group", "directory", "url"]
 """A process group id to SIGKILL, a directory to remove, a URL to send DELETE to."""
 
 _reaper: subprocess.Popen[str] | None = None
+_held: dict[tuple[Kind, str], None] = {}
 
 
 def hold(kind: Kind, name: str | int) -> None:
     """Have `name` ended if this process dies before it calls `release`."""
-    _say("hold", kind, name)
+    _held[kind, str(name)] = None
+    _say("hold", kind, str(name))
 
 
 def release(kind: Kind, name: str | int) -> None:
     """Take back a `hold`: the thing is gone."""
-    _say("release", kind, name)
+    _held.pop((kind, str(name)), None)
+    _say("release", kind, str(name))
 
 
-def _say(verb: str, kind: Kind, name: str | int) -> None:
+def _say(verb: str, kind: Kind, name: str) -> None:
     pipe = _pipe()
-    pipe.write(json.dumps([verb, kind, str(name)]) + "\n")
+    pipe.write(json.dumps([verb, kind, name]) + "\n")
     pipe.flush()
 
 
@@ -50,6 +53,9 @@ def _pipe() -> IO[str]:
             start_new_session=True,  # Ctrl-C in the terminal must not end the reaper first
         )
         atexit.register(_close, _reaper)
+        assert _reaper.stdin is not None
+        # One that was killed took with it what it had been told.
+        _reaper.stdin.writelines(json.dumps(["hold", kind, name]) + "\n" for kind, name in _held)
     assert _reaper.stdin is not None
     return _reaper.stdin
 

@@ -1,11 +1,12 @@
 """The description of a system under test, a TOML file, and its validation."""
 
+import contextlib
 import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -111,14 +112,14 @@ def load(path_or_name: str) -> Target:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise TargetError(f"cannot read the target description {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, a number of 5000 digits, brackets without end
         raise TargetError(f"{path} is not valid TOML: {error}") from error
     if "path" in document:
         raise TargetError(f"{path}: unknown key `path`; {_known(Target)}")
     try:
         target = msgspec.convert(document, Target)
     except msgspec.ValidationError as error:
-        raise TargetError(f"{path}: {_explain(str(error))}") from error
+        raise TargetError(f"{path}: {_explain(str(error), document)}") from error
     problem = next(_problems(target), None)
     if problem:
         raise TargetError(f"{path}: {problem}")
@@ -129,8 +130,9 @@ def _find(path_or_name: str) -> Path:
     given = Path(path_or_name)
     shipped = SHIPPED / path_or_name / "target.toml"
     for candidate in (given, given / "target.toml", shipped):
-        if candidate.is_file():
-            return candidate
+        with contextlib.suppress(OSError):  # a name that is too long, a folder that is closed to us
+            if candidate.is_file():
+                return candidate
     names = ", ".join(sorted(str(p.parent.relative_to(SHIPPED)) for p in SHIPPED.glob("*/target.toml")))
     raise TargetError(
         f"no target description at {given}: give the path of a TOML file, of a folder with a target.toml, "
@@ -153,29 +155,52 @@ def _known(table: type[msgspec.Struct]) -> str:
     return "known keys are " + ", ".join(f"`{name}`" for name in names)
 
 
-def _explain(text: str) -> str:
+def _explain(text: str, document: dict[str, Any]) -> str:
     """Say in the words of a TOML file what msgspec says as `Expected `int`, got `str` - at `$.schema``."""
     said, _, where = text.partition(" - at `")
-    key = where.rstrip("`").removeprefix("$").removeprefix(".").replace("[...]", "")
     quoted = said.split("`")
+    key = where.rstrip("`").removeprefix("$").removeprefix(".")
+    key = _key_of_wrong_type(key, document, str if quoted[1:2] == ["str"] else dict)
     if said.startswith("Object contains unknown field"):
         table = _TABLES.get(key, Target)
         return f"unknown key `{key + '.' if key else ''}{quoted[1]}`; {_known(table)}"
     if said.startswith("Object missing required field"):
         return f"missing key `{key + '.' if key else ''}{quoted[1]}`"
-    names = {"array": "a list", "object": "a table", "str": "a string", "int": "a whole number", "float": "a number"}
-    names |= {"bool": "true or false", "object | null": "a table", "array | null": "a list", "str | null": "a string"}
     if said.startswith("Expected") and len(quoted) >= 4:
-        return f"key `{key}`: expected {names.get(quoted[1], quoted[1])}, got {names.get(quoted[3], quoted[3])}"
+        return f"key `{key}`: expected {_choices(key) or _name_of_type(quoted[1])}, got {_name_of_type(quoted[3])}"
     if said.startswith("Invalid enum value"):
-        return f"key `{key}`: expected one of {_choices(key)}, got {said.removeprefix('Invalid enum value ')}"
+        return f"key `{key}`: expected {_choices(key)}, got {said.removeprefix('Invalid enum value ')}"
     return f"key `{key}`: {said}" if key else said
 
 
+def _key_of_wrong_type(key: str, document: dict[str, Any], expected: type) -> str:
+    """Put the file's own keys where msgspec says `[...]`: those of the first value that is not what was expected."""
+    table, *unnamed = key.split("[...]")
+    found: list[tuple[str, Any]] = [(table, document)]
+    for name in table.split(".") if unnamed else []:
+        found = [(table, value[name]) for _, value in found]
+    for _ in unnamed:
+        found = [(f"{parent}.{name}", inner) for parent, value in found for name, inner in _items(value)]
+    return next((name for name, value in found if not isinstance(value, expected)), key) if unnamed else key
+
+
+def _items(value: object) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def _name_of_type(name: str) -> str:
+    names = {"array": "a list", "object": "a table", "str": "a string", "int": "a whole number", "float": "a number"}
+    names |= {"bool": "true or false", "date": "a date", "time": "a time", "datetime": "a date and time"}
+    return names.get(name.removesuffix(" | null"), name)
+
+
 def _choices(key: str) -> str:
+    """The values that a key can have, where they are few."""
     table, _, name = key.rpartition(".")
     hints = {field.name: field.type for field in msgspec.structs.fields(_TABLES.get(table, Target))}
-    return ", ".join(repr(value) for value in getattr(hints.get(name), "__args__", ()))
+    hint = hints.get(name)
+    values = [repr(value) for value in get_args(hint)] if get_origin(hint) is Literal else []
+    return "one of " + ", ".join(values) if len(values) > 1 else "".join(values)
 
 
 def _problems(target: Target) -> Iterator[str]:
@@ -186,7 +211,7 @@ def _problems(target: Target) -> Iterator[str]:
         commands["controls.without_unique"] = target.controls.without_unique
     for key, command in commands.items():
         if not command or not command[0]:
-            yield f"key `{key}`: expected a program and its arguments, got an empty list"
+            yield f"key `{key}`: expected a program and its arguments, got {command}"
     for key, seconds in {
         "server.ready_timeout_seconds": server.ready_timeout_seconds,
         "server.stop_timeout_seconds": server.stop_timeout_seconds,
@@ -201,15 +226,15 @@ def _problems(target: Target) -> Iterator[str]:
         yield f"key `protocol.event`: {protocol.event!r} is not the name of an event that a client can emit"
     if not protocol.namespace.startswith("/"):
         yield f"key `protocol.namespace`: expected a name that starts with `/`, got {protocol.namespace!r}"
-    texts = [text for command in commands.values() for text in command]
-    texts += [*server.env.values(), target.store.location]
     needs = {"{port}": "listen on a port of its own", "{database}": "write to a store of its own"}
-    for placeholder, need in needs.items():
-        if not any(placeholder in text for text in texts):
-            yield (
-                f"`{placeholder}` is used nowhere: put it in server.command, server.env or store.location, so that "
-                f"each run can {need} and nothing of yours is shared or deleted"
-            )
+    for key, command in commands.items():
+        texts = [*command, *server.env.values(), target.store.location]
+        for placeholder, need in needs.items():
+            if not any(placeholder in text for text in texts):
+                yield (
+                    f"`{placeholder}` is used nowhere: put it in {key}, server.env or store.location, so that "
+                    f"each run can {need} and nothing of yours is shared or deleted"
+                )
     if claims.receivers != "none" and protocol.broadcast is None:
         yield f"missing key `protocol.broadcast`: claims.receivers is {claims.receivers!r}"
     if claims.receivers != "none" and not claims.replay:

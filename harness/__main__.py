@@ -1,0 +1,104 @@
+"""`python -m harness recheck RUN` and `python -m harness render RUN`: saved runs, with nothing running."""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import report
+from harness.errors import HarnessError
+from harness.report import run, summary, terminal
+from harness.report.run import RunFolder
+from harness.report.text import one_line
+from harness.scenario import Declared, Result, decide
+
+_PROJECT = Path(__file__).resolve().parent.parent
+_RUN_HELP = "a run folder, or the name of a run in reports/ ('latest' for the newest)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        folder = run.find(options.run, Path.cwd(), _PROJECT)
+        status: int = options.command(folder)
+    except HarnessError as error:
+        sys.stderr.write(f"error: {one_line(str(error))}\n")
+        return summary.EXIT_STATUS["error"]
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness", description="Judge and render saved runs again.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, what in (
+        ("recheck", recheck, "judge the saved histories again; nothing is written; exits like the gate"),
+        ("render", render, "write summary.json, junit.xml and index.html again from what is saved"),
+    ):
+        sub = commands.add_parser(name, help=what, description=what)
+        sub.add_argument("run", metavar="RUN", help=_RUN_HELP)
+        sub.set_defaults(command=command)
+    return parser
+
+
+def render(folder: Path) -> int:
+    """Write the report of a run again."""
+    report.write(folder)
+    sys.stdout.write(f"{folder / 'index.html'}\n")
+    return 0
+
+
+def recheck(folder: Path) -> int:
+    """Judge the histories of a run again and say where that differs from the saved verdicts; writes no file."""
+    saved = run.load(folder)
+    judged: dict[str, Result] = {}
+    unfinished: dict[str, str] = {}
+    for declared in saved.plan.planned:
+        try:
+            judged[declared.id] = _judge(saved, declared)
+        except HarnessError as error:
+            unfinished[declared.id] = str(error)
+        _say(saved, declared, judged.get(declared.id), unfinished.get(declared.id))
+    again = summary.summarize(RunFolder(saved.path, saved.plan, saved.preflight_error, judged, unfinished))
+    sys.stdout.write(f"{again.gate}: {one_line(again.why)}\n")
+    return again.exit_status
+
+
+def _judge(saved: RunFolder, declared: Declared) -> Result:
+    histories = run.load_histories(saved.path / declared.id)
+    before = saved.results.get(declared.id)
+    if not histories:
+        raise HarnessError(saved.unfinished.get(declared.id, f"{saved.path / declared.id} holds no history"))
+    try:
+        return decide(declared, histories, before.seconds if before else 0.0)
+    except LookupError as error:
+        name = saved.path / declared.id
+        raise HarnessError(f"a history in {name} contradicts itself: nothing before it tells of {error}") from error
+
+
+def _say(saved: RunFolder, declared: Declared, judged: Result | None, unfinished: str | None) -> None:
+    if judged is None:
+        lines = [f"{'error':<9} {one_line(declared.id)}", f"          why: {one_line(unfinished or '')}"]
+    else:
+        lines = [terminal.line(judged), *_differences(saved, judged)]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _differences(saved: RunFolder, judged: Result) -> list[str]:
+    before = saved.results.get(judged.id)
+    if before is None:
+        return [f"          no saved verdict: {one_line(saved.unfinished[judged.id])}"]
+    names = [name for name in Result.__struct_fields__ if getattr(before, name) != getattr(judged, name)]
+    if not names:
+        return []
+    if "verdict" in names:
+        return [f"          differs: verdict.json says {before.verdict}: {one_line(before.why)}"]
+    return [f"          differs from verdict.json in {', '.join(names)}"]
+
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""What senders and receivers share: a client that is connected, or on its way to be connected again."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Literal
+
+from harness import history as h
+from harness import waiting
+from harness.clients.connection import ConnectFailedError, Connection
+from harness.target import Protocol
+
+RECONNECT_DELAY_SECONDS = 0.02
+_CONNECT_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Dialer:
+    """How clients reach the target, and where they leave what they saw.
+
+    `run` is the token of the run, `content` what its messages may say; `failed` is told of a client that failed by
+    itself: whose, and why.
+    """
+
+    protocol: Protocol
+    transport: str
+    content: Literal["any", "plain"]
+    run: str
+    recorder: h.Recorder
+    failed: Callable[[str, str], None]
+
+
+class Client:
+    """Keeps one connection to the target open and records when it has one.
+
+    Args:
+        name: of the client, lower-case letters.
+        port: of its link.
+        dialer: how it reaches the target.
+        handlers: event -> plain function for what it hears.
+        auth: called for each connection.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        dialer: Dialer,
+        *,
+        handlers: dict[str, Callable[..., None]],
+        auth: Callable[[], dict[str, object] | None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self._port = port
+        self._dialer = dialer
+        self._recorder = dialer.recorder
+        self._handlers = handlers
+        self._auth = auth
+        self._online = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.connection: Connection | None = None
+        self._connections = 0
+        self._start(self._stay_connected())
+
+    async def _stay_connected(self) -> None:
+        record, now = self._recorder.record, self._recorder.now
+        while True:
+            self._connections += 1
+            number = self._connections
+            try:
+                connection = await self._connect(number)
+            except ConnectFailedError as error:
+                record(h.ConnectFailed(time=now(), client=self.name, connection=number, reason=str(error)))
+            else:
+                record(h.Connected(time=now(), client=self.name, connection=number))
+                reason = await self._use(connection)
+                record(h.Disconnected(time=now(), client=self.name, connection=number, reason=reason))
+            await waiting.pause(RECONNECT_DELAY_SECONDS)
+
+    async def _connect(self, number: int) -> Connection:
+        protocol = self._dialer.protocol
+        return await Connection.open(
+            number=number,
+            port=self._port,
+            transport=self._dialer.transport,
+            path=protocol.path,
+            namespace=protocol.namespace,
+            timeout_seconds=_CONNECT_TIMEOUT_SECONDS,
+            auth=self._auth(),
+            handlers=self._handlers,
+        )
+
+    async def _use(self, connection: Connection) -> str:
+        """Have a connection until it ends; returns why it did."""
+        self.connection = connection
+        self._online.set()
+        try:
+            reason = await asyncio.shield(connection.closed)
+        finally:
+            self._online.clear()
+            self.connection = None
+            await connection.abort()
+        if connection.crash is not None:
+            self._fail(connection.crash)
+        return reason
+
+    async def online(self) -> Connection:
+        """Wait, without a deadline, until it is connected."""
+        while True:
+            await self._online.wait()
+            if self.connection is not None and self.connection.is_open:
+                return self.connection
+            await waiting.pause(0)  # it has just closed; the task above has yet to notice
+
+    async def connected(self, timeout_seconds: float) -> Connection:
+        """Wait until it is connected.
+
+        Raises:
+            WaitTimeout: it was not, by the deadline.
+        """
+        return await waiting.within(
+            self.online(), awaited=f"{self.name} to be connected", timeout_seconds=timeout_seconds
+        )
+
+    async def close(self) -> None:
+        """End its connection and its tasks."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _fail(self, reason: str) -> None:
+        self._dialer.failed(f"client {self.name}", reason)
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run a part of the client for as long as it likes; an exception is a failure of the client."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(f"{type(error).__name__}: {error}")

@@ -1,0 +1,249 @@
+"""One Socket.IO connection, used once: python-socketio's client without its hidden retries and zombie states.
+
+What the stock client does behind a history's back (measured with python-engineio 4.15, aiohttp 3.14), and what is
+done about it here:
+
+* aiohttp sends a GET again when its connection dies: switched off.
+* A poll response that is cut inside its body raises in the read loop, and the client stays "connected" for ever:
+  the body is read where the error counts as a failed request.
+* A failed POST ends the write loop only, until the pending poll returns: the end of either loop is the end.
+* A polling payload of more than 16 packets is rejected whole: the limit is raised (for this process).
+* `disconnect()` over polling waits for the pending poll: connections are aborted.
+"""
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import aiohttp
+import engineio
+import engineio.base_client
+import engineio.payload
+import socketio
+
+engineio.payload.Payload.max_decode_packets = 1_000_000
+
+
+class ConnectFailedError(Exception):
+    """The connection could not be made; the text says at which step and why."""
+
+
+class _Meter:
+    """What a connection has handed to the kernel, in bytes, over all its TCP connections.
+
+    `unit` is the length of the last WebSocket frame or POST request (with its headers), `polls` the number of GETs.
+    """
+
+    sent = 0
+    unit = 0
+    polls = 0
+
+
+class _Wire(socket.socket):
+    """A TCP socket that reports to a meter. aiohttp writes a frame or a request in one or a few sends."""
+
+    meter: _Meter
+    _in_unit = False
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        count = super().send(data, flags)
+        self._count(bytes(data[:5]), count)
+        return count
+
+    def sendmsg(self, buffers: Any, *rest: Any) -> int:
+        parts = list(buffers)
+        count = super().sendmsg(parts, *rest)
+        self._count(b"".join(bytes(part[:5]) for part in parts)[:5], count)
+        return count
+
+    def _count(self, first: bytes, count: int) -> None:
+        self.meter.sent += count
+        if first.startswith((b"POST ", b"\x81")):  # 0x81: a whole text frame
+            self.meter.unit, self._in_unit = 0, True
+        elif first.startswith(b"GET "):
+            self._in_unit = False
+            self.meter.polls += 1
+        if self._in_unit:
+            self.meter.unit += count
+
+
+class _EngineIO(engineio.AsyncClient):  # type: ignore[misc]  # the library ships no types
+    """Engine.IO client that counts a response as failed when its body is cut."""
+
+    polls_answered = 0
+
+    async def _send_request(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        response = await super()._send_request(method, *args, **kwargs)
+        if isinstance(response, aiohttp.ClientResponse):
+            try:
+                await response.read()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                response = f"the response was cut: {error!r}"
+        if method == "GET":
+            self.polls_answered += 1
+        return response
+
+
+class _SocketIO(socketio.AsyncClient):  # type: ignore[misc]  # as above
+    def _engineio_client_class(self) -> type[_EngineIO]:
+        return _EngineIO
+
+
+class Connection:
+    """An open connection; make it with `open`.
+
+    Attributes:
+        number: its place among the client's connections, from 1.
+        closed: set, with the reason, when the connection has ended in any way.
+        crash: why a task of the client died by itself, if one did.
+    """
+
+    def __init__(self, number: int, namespace: str, handlers: Mapping[str, Callable[..., None]]) -> None:
+        self.number = number
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.crash: str | None = None
+        self._namespace = namespace
+        self._meter = _Meter()
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._http = self._session()
+        self._client = _SocketIO(
+            reconnection=False,
+            handle_sigint=False,
+            http_session=self._http,
+            timestamp_requests=False,  # a varying length of the URL would vary what is on the wire
+        )
+        self._client.on("connect", lambda: self._ready.set_result(None), namespace=namespace)
+        self._client.on("connect_error", lambda *why: self._close(f"refused by the server: {why}"), namespace=namespace)
+        self._client.on("disconnect", lambda reason: self._close(str(reason)), namespace=namespace)
+        for event, handler in handlers.items():
+            self._client.on(event, handler, namespace=namespace)
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        number: int,
+        port: int,
+        transport: str,
+        path: str,
+        namespace: str,
+        timeout_seconds: float,
+        auth: Mapping[str, object] | None,
+        handlers: Mapping[str, Callable[..., None]],
+    ) -> "Connection":
+        """Connect to 127.0.0.1 and wait until the namespace is connected.
+
+        Args:
+            number: its place among the client's connections.
+            port: of the link.
+            transport: `websocket` or `polling`.
+            path: where Socket.IO is served, `/socket.io`.
+            namespace: the namespace to connect.
+            timeout_seconds: for the whole of it.
+            auth: sent with CONNECT.
+            handlers: event -> plain function, called in the order of arrival with the event's arguments.
+
+        Raises:
+            ConnectFailedError: with the step and the reason.
+        """
+        self = cls(number, namespace, handlers)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._client.connect(
+                    f"http://127.0.0.1:{port}",
+                    transports=[transport],
+                    socketio_path=path,
+                    namespaces=[namespace],
+                    auth=dict(auth) if auth else None,
+                    wait=False,  # its wait ends in a `disconnect()`, which over polling waits for the pending poll
+                )
+                self._watch()
+                await asyncio.wait((self._ready, self.closed), return_when=asyncio.FIRST_COMPLETED)
+                if self.closed.done():
+                    raise ConnectFailedError(f"before CONNECT was answered: {self.closed.result()}")
+        except TimeoutError:
+            await self.abort()
+            raise ConnectFailedError(f"not connected within {timeout_seconds:g} s") from None
+        except (socketio.exceptions.ConnectionError, aiohttp.ClientError, OSError, ValueError, TypeError) as error:
+            await self.abort()
+            raise ConnectFailedError(f"Engine.IO: {error}") from error
+        except (ConnectFailedError, asyncio.CancelledError):
+            await self.abort()
+            raise
+        return self
+
+    def _session(self) -> aiohttp.ClientSession:
+        def wire(address: Any) -> socket.socket:
+            made = _Wire(*address[:3])
+            made.meter = self._meter
+            return made
+
+        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=wire))
+        session._retry_connection = False  # private; tests/clients counts the requests on the wire
+        return session
+
+    def _watch(self) -> None:
+        """End with either of the client's loops: without its reader or its writer it only seems to be connected."""
+        for name in ("read", "write"):
+            task: asyncio.Task[None] | None = getattr(self._client.eio, f"{name}_loop_task")
+            if task is None:
+                self._close(f"the client's {name} loop has ended")
+            else:
+                task.add_done_callback(functools.partial(self._loop_ended, name))
+
+    def _loop_ended(self, name: str, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self.is_open:
+            self.crash = f"the client's {name} loop died: {error!r}"
+        self._close(f"the client's {name} loop has ended")
+
+    def _close(self, reason: str) -> None:
+        if self.is_open:
+            self.closed.set_result(reason)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has ended it yet."""
+        return not self.closed.done()
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes were handed to the kernel so far, over all its TCP connections."""
+        return self._meter.sent
+
+    @property
+    def last_unit_bytes(self) -> int:
+        """The length on the wire of the last WebSocket frame or POST request (with its headers)."""
+        return self._meter.unit
+
+    @property
+    def poll_pending(self) -> bool:
+        """Whether the next poll is on the wire (over WebSocket there are none: always)."""
+        eio = self._client.eio
+        return bool(eio.current_transport != "polling" or self._meter.polls > eio.polls_answered)
+
+    async def emit(self, event: str, arguments: tuple[object, ...], on_ack: Callable[..., None]) -> None:
+        """Hand an event to the client, to be sent at once; `on_ack` is called with the acknowledgement.
+
+        Raises:
+            socketio.exceptions.BadNamespaceError: it is not connected; nothing was sent.
+        """
+        await self._client.emit(event, arguments, namespace=self._namespace, callback=on_ack)
+
+    async def abort(self) -> None:
+        """End it now, without a word to the server."""
+        self._close("ended by the client")
+        eio = self._client.eio
+        eio.state = "disconnected"
+        tasks = [task for task in (eio.read_loop_task, eio.write_loop_task) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._http.close()
+        if eio.ws is not None:
+            await eio.ws.close()  # at once, since its transport is gone; it gives back what aiohttp counts as open
+        with contextlib.suppress(ValueError):
+            engineio.base_client.connected_clients.remove(eio)

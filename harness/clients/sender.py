@@ -1,0 +1,252 @@
+"""Senders: an ordered outbox, a policy for emissions without an answer, and a record of every attempt."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from socketio.exceptions import BadNamespaceError
+from tenacity import AsyncRetrying, retry_if_result
+
+from harness import history as h
+from harness import waiting
+from harness.clients import content
+from harness.clients.client import Client, Dialer
+from harness.clients.connection import Connection
+
+if TYPE_CHECKING:
+    from harness.link import SenderLink
+
+IN_FLIGHT = 8
+"""How many messages a `pipelined` sender has under way at most."""
+
+
+@dataclass(eq=False)
+class Message:
+    """One logical message, as its sender knows it.
+
+    `attempted` is set when its first attempt has begun, `done` when its sender will do nothing more about it.
+    """
+
+    id: str
+    content: str
+    offset: str
+    attempts: int = 0
+    acknowledged: bool = False
+    settled: bool = False
+    attempted: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Sender(Client):
+    """A client that emits messages, in the order in which they are posted.
+
+    Policies:
+
+    * `persistent`: one in flight, emitted again until it is acknowledged.
+    * `new-offset`: the same, but every attempt gets a fresh offset.
+    * `pipelined`: up to 8 in flight, each emitted once; its sender is told when there was no answer.
+    * `once`: emitted once, when it is posted, dropped while disconnected; counts as handed over.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dialer: Dialer,
+        link: "SenderLink",
+        *,
+        policy: h.Policy,
+        random_numbers: random.Random,
+    ) -> None:
+        self.link = link
+        link.sender = self
+        self.policy: h.Policy = policy
+        self.messages: list[Message] = []
+        self._random = random_numbers
+        self._outbox: asyncio.Queue[Message] = asyncio.Queue()
+        self._in_flight = asyncio.Semaphore(IN_FLIGHT)
+        self._heard: set[str | None] = set()
+        broadcast = dialer.protocol.broadcast
+        super().__init__(name, link.port, dialer, handlers={broadcast: self._hear} if broadcast else {})
+        if policy != "once":
+            self._start(self._work())
+
+    def post(self, text: str | None = None) -> Message:
+        """Hand over a message and return at once.
+
+        Args:
+            text: its body, to have messages of equal length; else it is drawn from the seed.
+        """
+        sequence = len(self.messages) + 1
+        identity = h.message_id(self._dialer.run, self.name, sequence)
+        if text is None:
+            kind = self._dialer.content
+            text = content.content(identity, content.body(self._random, kind), self._random, kind)
+        else:
+            text = content.content(identity, text, self._random, "plain")
+        message = Message(identity, text, self._offset(identity))
+        self.messages.append(message)
+        self._recorder.record(
+            h.Invoke(
+                time=self._recorder.now(),
+                message=identity,
+                sender=self.name,
+                sequence=sequence,
+                content=text,
+                policy=self.policy,
+            )
+        )
+        if self.policy == "once":
+            self._settle(message, "handed-over")
+            self._start(self._emit_once(message, self.connection))
+        else:
+            self._outbox.put_nowait(message)
+        return message
+
+    async def send(self, text: str | None = None) -> Message:
+        """Wait for a connection, post a message and wait until nothing more will be done about it.
+
+        Neither wait lasts longer than the sender's patience, and neither raises then: the schedule goes on, and
+        what did not settle is in the history.
+        """
+        await self._patiently(self.online())
+        message = self.post(text)
+        await self._patiently(message.done.wait())
+        return message
+
+    async def send_many(self, count: int) -> None:
+        """Send messages one after the other."""
+        for _ in range(count):
+            await self.send()
+
+    async def idle(self) -> Connection:
+        """Wait until nothing of its own travels upstream, so that bytes can be counted from here.
+
+        Over polling an answer is followed by the next poll, and the own broadcast by one more. A server that does
+        not broadcast to the sender is given one ack timeout to do so.
+        """
+        connection = await self.online()
+        if self._dialer.transport == "polling" and self._dialer.protocol.broadcast and self.messages:
+            last = self.messages[-1].id
+            await self._patiently(
+                waiting.until(
+                    lambda: last in self._heard, awaited="the own broadcast", timeout_seconds=self._ack_timeout_seconds
+                )
+            )
+        await waiting.until(
+            lambda: connection.poll_pending or not connection.is_open,
+            awaited=f"the next poll of {self.name}",
+            timeout_seconds=self._ack_timeout_seconds,
+            interval_seconds=0.001,
+        )
+        return connection
+
+    @property
+    def unsettled(self) -> int:
+        """How many of its messages have not settled."""
+        return sum(not message.settled for message in self.messages)
+
+    @property
+    def _ack_timeout_seconds(self) -> float:
+        return self._dialer.protocol.ack_timeout_seconds
+
+    async def _patiently(self, event: Awaitable[object]) -> None:
+        try:
+            await waiting.within(event, awaited="the sender", timeout_seconds=patience_seconds(self._dialer))
+        except waiting.WaitTimeout:
+            return
+
+    def _hear(self, *arguments: object) -> None:
+        text = arguments[0] if arguments else None
+        self._heard.add(h.identity_in(self._dialer.run, text if isinstance(text, str) else None))
+
+    # -- policies ------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            message = await self._outbox.get()
+            if self.policy == "pipelined":
+                await self._in_flight.acquire()
+                self._start(self._emit_pipelined(message, await self.online()))
+            else:
+                await AsyncRetrying(retry=retry_if_result(lambda acknowledged: not acknowledged))(
+                    self._attempt_online, message
+                )
+                self._settle(message, "acknowledged")
+                message.done.set()
+
+    async def _attempt_online(self, message: Message) -> bool:
+        return await self._attempt(message, await self.online())
+
+    async def _emit_pipelined(self, message: Message, connection: Connection) -> None:
+        try:
+            acknowledged = await self._attempt(message, connection)
+        finally:
+            self._in_flight.release()
+        self._settle(message, "acknowledged" if acknowledged else "gave-up")
+        message.done.set()
+
+    async def _emit_once(self, message: Message, connection: Connection | None) -> None:
+        await self._attempt(message, connection)
+        message.done.set()
+
+    async def _attempt(self, message: Message, connection: Connection | None) -> bool:
+        """Emit a message once and wait for its acknowledgement, the ack timeout or the end of the connection.
+
+        Up to the wait nothing suspends, so messages leave in the order in which their attempts begin.
+        """
+        record, now = self._recorder.record, self._recorder.now
+        message.attempts += 1
+        number = message.attempts
+        offset = message.offset if number == 1 or self.policy != "new-offset" else self._offset(message.id)
+        record(
+            h.Attempt(
+                time=now(),
+                message=message.id,
+                attempt=number,
+                offset=offset,
+                connection=connection.number if connection else 0,
+            )
+        )
+        message.attempted.set()
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        over = False
+
+        def acknowledge(*_: object) -> None:
+            record(h.Ok(time=now(), message=message.id, attempt=number, late=over))
+            if not over:
+                message.acknowledged = True
+                answered.set_result(None)
+
+        if connection is None:
+            record(h.Fail(time=now(), message=message.id, attempt=number, reason="not connected"))
+            return False
+        try:
+            await connection.emit(self._dialer.protocol.event, (message.content, offset), acknowledge)
+        except BadNamespaceError as error:
+            record(h.Fail(time=now(), message=message.id, attempt=number, reason=str(error)))
+            return False
+        await asyncio.wait(
+            (answered, connection.closed), timeout=self._ack_timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if answered.done():
+            return True
+        over = True
+        timed_out = connection.is_open
+        reason = f"no answer in {self._ack_timeout_seconds:g} s" if timed_out else connection.closed.result()
+        record(h.Info(time=now(), message=message.id, attempt=number, reason=reason, timed_out=timed_out))
+        return False
+
+    def _offset(self, identity: str) -> str:
+        return f"{identity}-{uuid.UUID(int=self._random.getrandbits(128), version=4)}"
+
+    def _settle(self, message: Message, outcome: Literal["acknowledged", "handed-over", "gave-up"]) -> None:
+        message.settled = True
+        self._recorder.record(h.Settled(time=self._recorder.now(), message=message.id, outcome=outcome))
+
+
+def patience_seconds(dialer: Dialer) -> float:
+    """How long to wait, without any progress, for what may never come: ten ack timeouts, and at least 5 s."""
+    return max(5.0, 10 * dialer.protocol.ack_timeout_seconds)

@@ -1,0 +1,353 @@
+"""The pytest plugin: options, scenarios as items, one line for each, the report and the gate's exit status."""
+
+import asyncio
+import datetime
+import fcntl
+import os
+import platform
+import random
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from harness import report, scenario, system, target
+from harness.errors import HarnessError, TargetError
+from harness.report import run as run_folder
+from harness.report import summary, terminal
+from harness.scenario import Case, Declared, Result
+from harness.toxiproxy import Toxiproxy, locate
+
+_MAXIMUM_SEED = 2**32
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the harness's options."""
+    group = parser.getgroup("midemit", "fault injection for Socket.IO")
+    group.addoption(
+        "--target",
+        default="reference",
+        metavar="PATH_OR_NAME",
+        help="the system under test: a target.toml, its folder, or the name of a shipped target (default: reference)",
+    )
+    group.addoption("--seed", type=int, default=None, help="repeat the random choices of a run (default: a new seed)")
+    group.addoption(
+        "--toxiproxy-url", default=None, metavar="URL", help="use this running Toxiproxy instead of one of our own"
+    )
+    group.addoption("--reports", default=None, metavar="FOLDER", help="where reports are written (default: reports)")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What all processes of one pytest run share."""
+
+    folder: str
+    seed: int
+    command: str
+
+
+class ScenarioError(Exception):
+    """A scenario that is not kept; the text is what there is to say about it."""
+
+
+class Gate:
+    """One process's part in a run: plans, runs cases, and keeps one Toxiproxy and one event loop for them."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = Path(settings.folder)
+        self.target = target.load(config.getoption("--target"))
+        self.not_offered: list[run_folder.Omitted] = []
+        self._target_option = str(config.getoption("--target"))
+        self._toxiproxy_url: str | None = config.getoption("--toxiproxy-url")
+        self._runner = asyncio.Runner()
+        self._toxiproxy: Toxiproxy | None = None
+
+    # -- the plan ------------------------------------------------------------------------------------------------
+
+    def plan(self, items: "list[ScenarioItem]") -> None:
+        """Write down what is going to run, unless another process of this run already has."""
+        path = self.folder / "plan.json"
+        if path.exists():
+            return
+        plan = run_folder.Plan(
+            run=self.folder.name,
+            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            target=run_folder.TestedTarget(self.target.name, str(self.target.path)),
+            claims=msgspec.to_builtins(self.target.claims),
+            seed=self.settings.seed,
+            planned=[self.declare(item.case, item.nodeid, item.title) for item in items],
+            not_offered=self.not_offered,
+            command=self.settings.command,
+            environment=self._environment(),
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        run_folder.write_atomically(path, msgspec.json.encode(plan))
+
+    def declare(self, case: Case, nodeid: str, title: str) -> Declared:
+        """What is known of a case before it runs."""
+        replay = ["pytest", nodeid, "--seed", str(self.settings.seed), "--target", self._target_option]
+        controls = [
+            run.control.name for run in scenario.runs(case, self.target) if run.role == "control" and run.control
+        ]
+        return Declared(
+            id=case.id,
+            family=case.scenario.family,
+            client=case.client,
+            transport=case.transport,
+            title=title,
+            nodeid=nodeid,
+            replay=shlex.join(replay),
+            controls=controls,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        packages = ("midemit", "python-socketio", "python-engineio", "aiohttp", "toxiproxy-python")
+        return {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            **{package: version(package) for package in packages},
+            "toxiproxy": self._toxiproxy_url or "2.12.0",
+        }
+
+    # -- the runs ------------------------------------------------------------------------------------------------
+
+    def preflight(self) -> str | None:
+        """Why no scenario can run on this target, found out once in a run; None when they can."""
+        path = self.folder / "preflight.json"
+        with (self.folder / ".preflight.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return msgspec.json.decode(path.read_bytes(), type=run_folder.Preflight).error
+            error = None
+            folder = self.folder / "preflight"
+            folder.mkdir()
+            try:
+                self._runner.run(self._preflight(folder))
+            except HarnessError as failure:
+                error = str(failure)
+            run_folder.write_atomically(path, msgspec.json.encode(run_folder.Preflight(error)))
+            return error
+
+    async def _preflight(self, folder: Path) -> None:
+        await system.preflight(self.target, await self._running_toxiproxy(), folder)
+
+    def run(self, declared: Declared, case: Case) -> Result:
+        """Run a case and leave its histories and its verdict in its folder."""
+        folder = self.folder / case.id
+        folder.mkdir()
+        run_folder.write_atomically(folder / "scenario.json", msgspec.json.encode(declared))
+        began = time.monotonic()
+        self._runner.run(self._perform(case, folder))
+        seconds = time.monotonic() - began
+        result = scenario.decide(declared, run_folder.load_histories(folder), seconds)
+        run_folder.write_atomically(folder / "verdict.json", msgspec.json.encode(result))
+        return result
+
+    async def _perform(self, case: Case, folder: Path) -> None:
+        toxiproxy = await self._running_toxiproxy()
+        for run in scenario.runs(case, self.target):
+            place = folder / run.folder
+            place.mkdir()
+            await system.perform(case, run, self.target, toxiproxy, place, self.settings.seed)
+
+    async def _running_toxiproxy(self) -> Toxiproxy:
+        if self._toxiproxy is None:
+            if self._toxiproxy_url is not None:
+                self._toxiproxy = await Toxiproxy.use(self._toxiproxy_url)
+            else:
+                log = self.folder / f"toxiproxy-{os.getpid()}.log"
+                self._toxiproxy = await Toxiproxy.start(await asyncio.to_thread(locate), log)
+        return self._toxiproxy
+
+    def close(self) -> None:
+        """Stop what this process started."""
+        if self._toxiproxy is not None:
+            self._runner.run(self._toxiproxy.stop())
+        self._runner.close()
+
+
+_GATE = pytest.StashKey[Gate]()
+_SETTINGS = pytest.StashKey[Settings]()
+_SUMMARY = pytest.StashKey[tuple[run_folder.RunFolder, summary.Summary]]()
+
+
+class ScenarioItem(pytest.Item):
+    """One case of a scenario, with its whole verdict."""
+
+    def __init__(self, *, case: Case, title: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.case = case
+        self.title = title
+
+    def runtest(self) -> None:
+        """Run the case.
+
+        Raises:
+            ScenarioError: it is not kept.
+        """
+        gate = self.config.stash[_GATE]
+        if gate.preflight() is not None:
+            self.session.shouldstop = "no scenario can run on this target"
+            pytest.skip("no scenario can run on this target")
+        result = gate.run(gate.declare(self.case, self.nodeid, self.title), self.case)
+        self.user_properties.append(("midemit", terminal.line(result)))
+        if result.verdict == "not offered":
+            pytest.skip(result.why)
+        if result.verdict != "kept":
+            raise ScenarioError("\n".join(terminal.trouble(gate.folder, result)))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Show what there is to say about a scenario, and a traceback only for a defect of the harness."""
+        if isinstance(excinfo.value, ScenarioError | HarnessError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """Where it is."""
+        return self.path, None, self.name
+
+
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> Any:
+    """Make one item of each case of a scenario."""
+    declared = getattr(obj, scenario.ATTRIBUTE, None)
+    if not isinstance(declared, scenario.Scenario):
+        return None
+    title = (obj.__doc__ or name).strip().splitlines()[0]
+    return [
+        ScenarioItem.from_parent(collector, name=f"{name}[{case.id}]", case=case, title=title)
+        for case in scenario.cases(declared)
+    ]
+
+
+# -- one run, in one or several processes ------------------------------------------------------------------------
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Agree on the folder and the seed of this run, and refuse a target description that is not valid."""
+    if _is_worker(config):
+        settings = msgspec.convert(config.workerinput["midemit"], Settings)  # type: ignore[attr-defined]  # xdist's
+    else:
+        settings = _settings(config)
+    config.stash[_SETTINGS] = settings
+    try:
+        config.stash[_GATE] = Gate(config, settings)
+    except TargetError as error:
+        pytest.exit(str(error), returncode=summary.EXIT_STATUS["error"])
+
+
+def _settings(config: pytest.Config) -> Settings:
+    reports = Path(config.getoption("--reports") or config.rootpath / "reports").absolute()
+    now = datetime.datetime.now(datetime.UTC)
+    seed = config.getoption("--seed")
+    return Settings(
+        folder=str(reports / f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"),
+        seed=seed if seed is not None else random.SystemRandom().randrange(_MAXIMUM_SEED),
+        command=shlex.join(["pytest", *config.invocation_params.args]),
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what the processes of this run share."""
+    node.workerinput["midemit"] = msgspec.to_builtins(node.config.stash[_SETTINGS])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and list, the selected scenarios that ask nothing of this target."""
+    gate = config.stash[_GATE]
+    offered: list[pytest.Item] = []
+    omitted: list[pytest.Item] = []
+    for item in items:
+        reason = scenario.not_offered(item.case, gate.target) if isinstance(item, ScenarioItem) else None
+        if reason is None or not isinstance(item, ScenarioItem):
+            offered.append(item)
+        else:
+            omitted.append(item)
+            gate.not_offered.append(run_folder.Omitted(item.case.id, reason))
+    if omitted:
+        items[:] = offered
+        config.hook.pytest_deselected(items=omitted)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the plan; the controller of pytest-xdist has no items and leaves it to its workers."""
+    scenarios = [item for item in session.items if isinstance(item, ScenarioItem)]
+    if scenarios and not session.config.getoption("collectonly"):
+        session.config.stash[_GATE].plan(scenarios)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Stop what this process started; then, in the process that the user started, report and decide."""
+    gate = session.config.stash.get(_GATE, None)
+    if gate is None:
+        return
+    gate.close()
+    if _is_worker(session.config) or not (gate.folder / "plan.json").exists():
+        return
+    verdict = report.write(gate.folder)
+    report.publish(gate.folder)
+    loaded = run_folder.load(gate.folder)
+    session.config.stash[_SUMMARY] = loaded, verdict
+    tests_failed = exitstatus == pytest.ExitCode.TESTS_FAILED
+    if (
+        loaded.preflight_error is not None
+        or exitstatus == pytest.ExitCode.OK
+        or (tests_failed and verdict.gate != "kept")
+    ):
+        session.exitstatus = verdict.exit_status
+
+
+# -- the terminal ------------------------------------------------------------------------------------------------
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Leave out pytest's own letter or word for a scenario: it has a line of its own."""
+    if not _line(report) or report.when != "call":
+        return None
+    return report.outcome, "", ""
+
+
+class Lines:
+    """Prints one line for each scenario, as it ends."""
+
+    def __init__(self, reporter: Any) -> None:
+        self._reporter = reporter
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Print the line of a scenario that has run."""
+        line = _line(report)
+        if line and report.when == "call":
+            self._reporter.ensure_newline()
+            self._reporter.write_line(line)
+
+
+def _line(report: pytest.TestReport) -> str | None:
+    return next((str(value) for name, value in report.user_properties if name == "midemit"), None)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have each scenario's line printed in the process that has the terminal."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not _is_worker(session.config):
+        session.config.pluginmanager.register(Lines(reporter), "midemit-lines")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Close with the gate's verdict."""
+    if _SUMMARY in config.stash:
+        terminalreporter.section("midemit")
+        for line in terminal.closing(*config.stash[_SUMMARY]):
+            terminalreporter.write_line(line)

@@ -1,0 +1,236 @@
+"""The run as one self-contained page: no request to anywhere, readable without JavaScript."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.checker import Anomaly
+from harness.errors import HarnessError
+from harness.history import Bitten
+from harness.report import story
+from harness.report.run import HISTORY, RunFolder
+from harness.report.story import Story, Told
+from harness.report.summary import WEIGHT, ScenarioSummary, Summary
+from harness.report.text import anchor, body, one_line, ranges, times, visible
+from harness.scenario import ControlResult
+
+# A verdict is never told by colour alone.
+SYMBOLS: Final = {"kept": "✓", "broken": "✗", "unproven": "?", "error": "!"}
+# So many messages of a page are told moment by moment; every further anomaly is still listed.
+_STORIES = 200
+
+
+class File(msgspec.Struct, frozen=True):
+    """A raw file of a run, to link to."""
+
+    name: str
+    href: str
+
+
+class RawRun(msgspec.Struct, frozen=True):
+    """The raw files of one run of a scenario."""
+
+    name: str
+    files: list[File]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One anomaly, whether it breaks the claim, and the fault near it."""
+
+    anomaly: Anomaly
+    breaks: bool
+    near: str | None
+
+
+class Card(msgspec.Struct, frozen=True):
+    """All anomalies of one message (or of none), with its fate where there is one."""
+
+    message: str | None
+    findings: list[Finding]
+    story: Story | None
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """All further anomalies of one kind, a line for those that are alike, their messages compressed to ranges."""
+
+    kind: str
+    breaks: bool
+    count: int
+    text: str
+
+
+class ControlView(msgspec.Struct, frozen=True):
+    """A control, and whether its own fault was seen to bite."""
+
+    result: ControlResult
+    bites: list[Bitten]
+
+
+class View(msgspec.Struct, frozen=True):
+    """One scenario as the page shows it. `note` says why fates cannot be shown, if so."""
+
+    scenario: ScenarioSummary
+    anchor: str
+    cards: list[Card]
+    listed: list[Listed]
+    controls: list[ControlView]
+    raw: list[RawRun]
+    note: str | None
+
+    @property
+    def heading(self) -> str:
+        """What stands above the cards."""
+        match len(self.scenario.anomalies):
+            case 0:
+                return "Reported, not breaking the claim"
+            case 1:
+                return "1 anomaly that breaks the claim"
+            case count:
+                return f"{count:,} anomalies that break the claim"
+
+
+def render(run: RunFolder, summary: Summary) -> bytes:
+    """The content of index.html."""
+    views = _views(run.path, summary)
+    style, script = _asset("style.css"), _asset("script.js")
+    page = _environment.get_template("index.html").render(
+        plan=run.plan,
+        summary=summary,
+        views=views,
+        words=tuple(reversed(WEIGHT)),
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+    return page.encode()
+
+
+def _finalize(value: object) -> object:
+    """Control characters and bidirectional overrides are spelled out, wherever a template prints text."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _controls_in_short(controls: Sequence[ControlResult]) -> str:
+    """`2 of 2 bite`, and what is wrong with a null."""
+    if not controls:
+        return "none"
+    biting = sum(control.verdict == "bites" for control in controls)
+    nulls = sorted({control.null for control in controls} - {"clean"})
+    return f"{biting} of {len(controls)} bite" + "".join(f", a null {word}" for word in nulls)
+
+
+def _make_environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("harness.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(body=body, times=times, controls_in_short=_controls_in_short)
+    environment.globals.update(symbols=SYMBOLS)
+    return environment
+
+
+_environment: Final = _make_environment()
+
+
+def _asset(name: str) -> Markup:
+    source, _, _ = PackageLoader("harness.report").get_source(_environment, name)
+    return Markup(source.strip())  # noqa: S704 - our own files, and nothing is put into them
+
+
+def _hash(source: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+# -- what the page shows of each scenario ------------------------------------------------------------------------
+
+
+def _views(folder: Path, summary: Summary) -> list[View]:
+    scenarios = sorted(summary.scenarios, key=lambda scenario: WEIGHT.index(scenario.verdict))
+    troubled = sum(bool(scenario.anomalies or scenario.reported) for scenario in scenarios)
+    share = max(1, _STORIES // max(1, troubled))
+    return [_view(folder / scenario.id, scenario, share) for scenario in scenarios]
+
+
+def _view(folder: Path, scenario: ScenarioSummary, share: int) -> View:
+    told, note = None, None
+    if scenario.anomalies or scenario.reported:
+        try:
+            told = story.read(folder / "claim" / HISTORY)
+        except HarnessError as error:
+            note = f"The fates of these messages cannot be shown: {error}"
+    cards, listed = _cards(scenario, told, share)
+    return View(
+        scenario,
+        anchor(scenario.id),
+        cards,
+        listed,
+        [ControlView(control, _bites(folder / f"control-{control.name}" / HISTORY)) for control in scenario.controls],
+        list(_raw(folder)),
+        note,
+    )
+
+
+def _cards(scenario: ScenarioSummary, told: Told | None, share: int) -> tuple[list[Card], list[Listed]]:
+    """Cards for the first messages with an anomaly, and a list of every anomaly of the others."""
+    marked = [(a, True) for a in scenario.anomalies] + [(a, False) for a in scenario.reported]
+    by_message: dict[str | None, list[tuple[Anomaly, bool]]] = {}
+    for anomaly, breaks in marked:
+        by_message.setdefault(anomaly.message, []).append((anomaly, breaks))
+    shown = list(by_message)[:share]
+    fates = story.stories([message for message in shown if message is not None], told) if told else {}
+    cards = [
+        Card(
+            message,
+            [Finding(a, breaks, story.near(a, told) if told else None) for a, breaks in by_message[message]],
+            fates.get(message or ""),
+        )
+        for message in shown
+    ]
+    return cards, _listed((a, breaks) for message in list(by_message)[share:] for a, breaks in by_message[message])
+
+
+def _listed(anomalies: Iterable[tuple[Anomaly, bool]]) -> list[Listed]:
+    alike: dict[tuple[str, bool], dict[str, list[str]]] = {}
+    for anomaly, breaks in anomalies:
+        details = alike.setdefault((anomaly.kind, breaks), {})
+        details.setdefault(anomaly.detail, []).append(anomaly.message or "the server")
+    return [
+        Listed(
+            kind,
+            breaks,
+            sum(map(len, details.values())),
+            "\n".join(one_line(f"{', '.join(ranges(messages))}: {detail}") for detail, messages in details.items()),
+        )
+        for (kind, breaks), details in alike.items()
+    ]
+
+
+def _bites(history: Path) -> list[Bitten]:
+    try:
+        return story.read(history).fates.bites
+    except HarnessError:
+        return []  # the control's own verdict says that it left no history
+
+
+def _raw(folder: Path) -> Iterable[RawRun]:
+    runs = (path for path in folder.glob("*/") if path.is_dir())
+    for run in sorted(runs, key=lambda path: (path.name != "claim", path.name)):
+        files = [
+            File(path.name, "/".join(quote(part, safe="") for part in (folder.name, run.name, path.name)))
+            for path in sorted(run.iterdir())
+            if path.is_file()
+        ]
+        if files:
+            yield RawRun(run.name, files)

@@ -1,0 +1,209 @@
+"""A run folder on disk: what was planned, what came of it, and why the rest did not finish."""
+
+import os
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from harness.errors import HarnessError
+from harness.history import History
+from harness.scenario import Declared, Result
+
+HISTORY = "history.jsonl"
+LATEST = "latest"
+_T = TypeVar("_T")
+
+
+class Omitted(msgspec.Struct, frozen=True):
+    """A scenario that was not planned, and why."""
+
+    id: str
+    reason: str
+
+
+class TestedTarget(msgspec.Struct, frozen=True):
+    """The target of a run: its name and the path of its description."""
+
+    __test__ = False  # pytest: this is no test class
+
+    name: str
+    path: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run set out to do; `plan.json`, written before the first scenario.
+
+    `planned` is what is selected; `not_offered` is what the target offers nothing for, `missing` what this machine
+    lacks something for. `started` is an ISO 8601 time, `command` the whole command line.
+    """
+
+    schema: int = 1
+    run: str
+    started: str
+    target: TestedTarget
+    claims: dict[str, Any]
+    seed: int
+    planned: list[Declared]
+    not_offered: list[Omitted] = []
+    missing: list[Omitted] = []
+    command: str
+    environment: dict[str, str]
+
+
+class Preflight(msgspec.Struct, frozen=True):
+    """What came of the one message that is sent and read back first; `preflight.json`."""
+
+    error: str | None
+
+
+class RunFolder(msgspec.Struct, frozen=True):
+    """A loaded run folder: every planned scenario is either in `results` or, with the reason, in `unfinished`."""
+
+    path: Path
+    plan: Plan
+    preflight_error: str | None
+    results: dict[str, Result]
+    unfinished: dict[str, str]
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def load(folder: Path) -> RunFolder:
+    """Read a run folder.
+
+    A scenario whose own files are missing or damaged is unfinished, and its reason names the file.
+
+    Raises:
+        HarnessError: the folder, its plan or its preflight cannot be read; the text names the file.
+    """
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise HarnessError(f"there is no run folder {folder}")
+    plan = _read(folder / "plan.json", Plan)
+    _check_ids(folder / "plan.json", plan)
+    preflight = folder / "preflight.json"
+    error = _read(preflight, Preflight).error if preflight.exists() else None
+    results, unfinished = {}, {}
+    for declared in plan.planned:
+        try:
+            results[declared.id] = _result(folder / declared.id, declared, error)
+        except HarnessError as reason:
+            unfinished[declared.id] = str(reason)
+    return RunFolder(folder, plan, error, results, unfinished)
+
+
+def load_histories(folder: Path) -> dict[str, History]:
+    """The histories of one scenario's folder, as far as there are any, by the name of their run's folder.
+
+    Raises:
+        HarnessError: one cannot be read.
+    """
+    return {path.parent.name: History.load(path) for path in sorted(folder.glob(f"*/{HISTORY}"))}
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise HarnessError(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise HarnessError(f"{path} is damaged: {error}") from error
+
+
+def _check_ids(path: Path, plan: Plan) -> None:
+    """Ids name folders, so a plan must not lead out of the run folder, nor lead twice to the same one."""
+    for scenario, count in Counter(declared.id for declared in plan.planned).items():
+        if scenario in ("", ".", "..") or "/" in scenario or "\\" in scenario or "\0" in scenario:
+            raise HarnessError(f"{path} is damaged: {scenario!r} cannot be the id of a scenario")
+        if count > 1:
+            raise HarnessError(f"{path} is damaged: the scenario {scenario!r} is planned twice")
+
+
+def _result(folder: Path, declared: Declared, preflight_error: str | None) -> Result:
+    path = folder / "verdict.json"
+    if path.exists():
+        result = _read(path, Result)
+        if result.id != declared.id:
+            raise HarnessError(f"{path} is damaged: it is the verdict of {result.id!r}")
+        return result
+    if preflight_error is not None:
+        raise HarnessError(f"it did not run: the message before the first scenario failed: {preflight_error}")
+    begun = [path.parent.name for path in sorted(folder.glob(f"*/{HISTORY}"), key=_age)]
+    if begun:
+        raise HarnessError(f"it did not finish: the run ended during its {begun[-1]}")
+    if (folder / "scenario.json").exists():
+        raise HarnessError("it did not finish: the run ended before its first message")
+    raise HarnessError("it did not run: the run ended before it")
+
+
+def _age(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, path.parent.name
+
+
+# -- writing -----------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees all of the old one or all of the new one.
+
+    Raises:
+        HarnessError: it cannot be written.
+    """
+    draft = _draft(path)
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise HarnessError(f"cannot write {path}: {error.strerror}") from error
+
+
+def publish(folder: Path) -> None:
+    """Let `latest`, beside the run folder, name it: a relative symlink, or a text file where there are no symlinks.
+
+    Raises:
+        HarnessError: neither can be made.
+    """
+    folder = folder.resolve()
+    latest = folder.parent / LATEST
+    draft = _draft(latest)
+    try:
+        draft.symlink_to(folder.name, target_is_directory=True)
+    except OSError:
+        write_atomically(latest, f"{folder.name}\n".encode())
+        return
+    try:
+        draft.replace(latest)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise HarnessError(f"cannot write {latest}: {error.strerror}") from error
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def find(name: str, start: Path, project: Path) -> Path:
+    """The run folder that a user means: a path, or the name of a run (or `latest`) in a folder `reports`.
+
+    Args:
+        name: what the user wrote.
+        start: paths are relative to it; its `reports`, and that of each folder above it, is looked in.
+        project: the last folder whose `reports` is looked in.
+
+    Raises:
+        HarnessError: there is none.
+    """
+    places = [start / name, *(above / "reports" / name for above in (start, *start.parents, project))]
+    for place in places:
+        if place.name == LATEST and place.is_file():
+            place = place.with_name(place.read_text(encoding="utf-8", errors="replace").strip() or LATEST)
+        if place.is_dir():
+            return place.resolve()
+        if place.exists():
+            raise HarnessError(f"{place} is not a run folder")
+    raise HarnessError(f"there is no run {name!r}: neither such a folder nor one in {project / 'reports'}")

@@ -1,0 +1,368 @@
+"""One running target with its links, clients and store, for one run: the only place that assembles them."""
+
+import contextlib
+import functools
+import random
+import secrets
+import shutil
+import tempfile
+import traceback
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Self, TypeVar
+
+from harness import history as h
+from harness import ports, reaper, waiting
+from harness.clients.client import Dialer
+from harness.clients.receiver import Receiver
+from harness.clients.sender import Message, Sender, patience_seconds
+from harness.errors import HarnessError, TargetError
+from harness.fault import Fault, NotSeen
+from harness.link import Link, SenderLink
+from harness.scenario import Case, Run, Scenario, cases, seed_of
+from harness.server import Server
+from harness.store import SQLiteStore
+from harness.target import Target, fill
+from harness.toxiproxy import Toxiproxy
+
+# How long acknowledged messages may take to become readable, and stored ones to reach the receivers.
+_SETTLE_SECONDS = 3.0
+_NAMES = ("alice", "bob", "carol", "dave", "erin")
+# The receivers: one whose link is never disturbed, one that loses its link whenever a fault acts.
+_STEADY, _SHAKEN = "steady", "shaken"
+
+L = TypeVar("L", bound=Link)
+
+
+class Injection:
+    """A fault that is acting. In a null run it is none, and nothing is looked for."""
+
+    def __init__(self, fault: Fault | None, number: int, recorder: h.Recorder) -> None:
+        self._fault = fault
+        self._number = number
+        self._recorder = recorder
+
+    async def bitten(self, message: Message) -> None:
+        """Let the fault act on `message` and record whether it took effect.
+
+        Never raises for a bite that is not seen: the schedule goes on, since an anomaly outweighs a missing bite.
+        """
+        if self._fault is None:
+            return
+        try:
+            seen, evidence = True, await self._fault.bite(message)
+        except (NotSeen, waiting.WaitTimeout) as error:
+            seen, evidence = False, str(error)
+        self._recorder.record(
+            h.Bitten(
+                time=self._recorder.now(),
+                number=self._number,
+                fault=self._fault.name,
+                message=message.id,
+                seen=seen,
+                evidence=evidence,
+            )
+        )
+
+
+class System:
+    """What a schedule acts on; an async context manager.
+
+    Args:
+        target: what to assemble.
+        run: which run of a case it is for: policy, command, and whether faults act.
+        transport: `websocket` or `polling`.
+        toxiproxy: where the links are made.
+        folder: for the server's log.
+        recorder: of the run.
+        random_numbers: of the run.
+        token: of the run.
+
+    Attributes:
+        server: the server, with its faults.
+        store: the store, with its faults.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        run: Run,
+        *,
+        transport: str,
+        toxiproxy: Toxiproxy,
+        folder: Path,
+        recorder: h.Recorder,
+        random_numbers: random.Random,
+        token: str,
+    ) -> None:
+        self.target = target
+        self._run = run
+        self._toxiproxy = toxiproxy
+        self._folder = folder
+        self._recorder = recorder
+        self._random = random_numbers
+        self._token = token
+        self._dialer = Dialer(target.protocol, transport, target.claims.content, token, recorder, self._failed)
+        self._patience_seconds = patience_seconds(self._dialer)
+        # Two runs with one seed may share a Toxiproxy: proxies are not named after the token.
+        self._proxy_prefix = f"midemit-{secrets.token_hex(4)}"
+        self._cleanup = contextlib.AsyncExitStack()
+        self._senders: list[Sender] = []
+        self._receivers: list[Receiver] = []
+        self._shaken: Link | None = None
+        self._faults = 0
+        self._acting = 0
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._assemble()
+        except BaseException:
+            await self._cleanup.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._cleanup.aclose()
+
+    async def _assemble(self) -> None:
+        claims, store = self.target.claims, self.target.store
+        database = self._directory() / "store.db"
+        reservation = ports.reserve()
+        self._cleanup.callback(reservation.release)
+        self._port = reservation.port
+        self.store = SQLiteStore(
+            (self.target.folder / fill(store.location, port=self._port, database=database)),
+            store.rows,
+            run=self._token,
+            patience_seconds=self._patience_seconds,
+        )
+        self.server = Server(
+            self.target,
+            port=self._port,
+            database=database,
+            log=self._folder / "server.log",
+            recorder=self._recorder,
+            store=self.store,
+            control=self._run.server,
+            patience_seconds=self._patience_seconds,
+        )
+        self._cleanup.push_async_callback(self.server.kill)
+        await self.server.start()
+        if claims.receivers != "none" and self._run.role == "claim":
+            await self._receiver(_STEADY)
+            self._shaken = await self._receiver(_SHAKEN)
+
+    def _directory(self) -> Path:
+        directory = tempfile.mkdtemp(prefix="midemit-")
+        reaper.hold("directory", directory)
+        self._cleanup.callback(reaper.release, "directory", directory)
+        self._cleanup.callback(shutil.rmtree, directory)
+        return Path(directory)
+
+    async def _link(self, kind: type[L], name: str) -> L:
+        proxy = await self._toxiproxy.proxy(f"{self._proxy_prefix}-{name}", self._port)
+        link = kind(name, proxy, self.store, patience_seconds=self._patience_seconds)
+        self._cleanup.push_async_callback(link.delete)
+        return link
+
+    async def _receiver(self, name: str) -> Link:
+        link = await self._link(Link, name)
+        receiver = Receiver(name, link.port, self._dialer)
+        self._cleanup.push_async_callback(receiver.close)
+        self._receivers.append(receiver)
+        await receiver.connected(self._patience_seconds)
+        return link
+
+    # -- for schedules -------------------------------------------------------------------------------------------
+
+    async def sender(self, name: str, policy: h.Policy | None = None) -> Sender:
+        """A connected sender on a link of its own.
+
+        Args:
+            name: lower-case letters, once in a run.
+            policy: by default what the run says: the claim's, or that of the control.
+
+        Raises:
+            WaitTimeout: it could not connect.
+        """
+        link = await self._link(SenderLink, name)
+        sender = Sender(name, self._dialer, link, policy=policy or self._run.policy, random_numbers=self._random)
+        self._cleanup.push_async_callback(sender.close)
+        self._senders.append(sender)
+        await sender.connected(self._patience_seconds)
+        return sender
+
+    async def senders(self, count: int) -> list[Sender]:
+        """`count` connected senders."""
+        return [await self.sender(name) for name in _NAMES[:count]]
+
+    @contextlib.asynccontextmanager
+    async def inject(self, fault: Fault) -> AsyncIterator[Injection]:
+        """Have a fault act for as long as the scope lasts. While any does, one receiver has no link.
+
+        In a null run this does nothing, and nothing else knows that it is one.
+        """
+        self._faults += 1
+        number = self._faults
+        if self._run.role == "null":
+            yield Injection(None, number, self._recorder)
+            return
+        began = h.FaultBegan(time=self._recorder.now(), number=number, fault=fault.name, kind=fault.kind, on=fault.on)
+        self._recorder.record(began)
+        try:
+            await self._shake()
+            await fault.begin()
+            yield Injection(fault, number, self._recorder)
+        finally:
+            await fault.heal()
+            await self._unshake()
+            self._recorder.record(h.FaultEnded(time=self._recorder.now(), number=number))
+
+    async def _shake(self) -> None:
+        self._acting += 1
+        if self._shaken is not None and self._acting == 1:
+            await self._shaken.close()
+
+    async def _unshake(self) -> None:
+        self._acting -= 1
+        if self._shaken is not None and self._acting == 0:
+            await self._shaken.restore()
+
+    def seconds(self, ack_timeouts: float) -> float:
+        """A duration that scales with the target's ack timeout."""
+        return ack_timeouts * self.target.protocol.ack_timeout_seconds
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    async def final_read(self) -> None:
+        """Drain, settle, stop the server and record the rows that are judged.
+
+        Raises:
+            TargetError: the store cannot be read.
+            ToxiproxyError: Toxiproxy has died on the way: what looks like a loss may be its own.
+        """
+        await self._drain()
+        if self._receivers:
+            marker = await self.sender("marker", "persistent")
+            await marker.send()
+        await self._settle()
+        await self._toxiproxy.alive()
+        for client in (*self._senders, *self._receivers):
+            await client.close()
+        await self.server.stop()
+        for row in await self.store.rows():
+            self._recorder.record(h.Row(time=self._recorder.now(), **row._asdict()))
+
+    async def _drain(self) -> None:
+        """Wait until nothing more will be done about any message, or nothing has been for too long."""
+
+        def waiting_for() -> int:
+            return sum(not message.done.is_set() for sender in self._senders for message in sender.messages)
+
+        while left := waiting_for():
+            try:
+                await waiting.until(
+                    functools.partial(lambda before: waiting_for() < before, left),
+                    awaited="a message to settle",
+                    timeout_seconds=self._patience_seconds,
+                )
+            except waiting.WaitTimeout:
+                break
+        self._recorder.record(h.Drained(time=self._recorder.now(), complete=not waiting_for()))
+
+    async def _settle(self) -> None:
+        """Wait until every acknowledged message is stored and every receiver has what is; or for long enough."""
+        acknowledged = {m.id for sender in self._senders for m in sender.messages if m.acknowledged}
+
+        async def settled() -> bool:
+            rows = await self.store.rows()
+            stored = {h.identity_in(self._token, row.content, row.client_offset) for row in rows} - {None}
+            return acknowledged <= stored and all(stored <= receiver.messages for receiver in self._receivers)
+
+        with contextlib.suppress(waiting.WaitTimeout):
+            await waiting.until(
+                settled,
+                awaited="the rows and the receivers to settle",
+                timeout_seconds=_SETTLE_SECONDS,
+                interval_seconds=0.01,
+            )
+
+    def _failed(self, where: str, reason: str) -> None:
+        self._recorder.record(h.Failed(time=self._recorder.now(), where=where, reason=reason))
+
+
+async def perform(case: Case, run: Run, target: Target, toxiproxy: Toxiproxy, folder: Path, seed: int) -> None:
+    """Do one run of a case and leave its history in `folder`, whatever happens.
+
+    What fails around the traffic is in the history too; nothing is raised but by Ctrl-C and its like.
+    """
+    random_numbers = seed_of(seed, case.id, run)
+    token = f"{random_numbers.getrandbits(32):08x}"
+    recorder = h.Recorder(folder / "history.jsonl")
+    try:
+        recorder.record(_started(case, run, target, token, seed))
+        async with System(
+            target,
+            run,
+            transport=case.transport,
+            toxiproxy=toxiproxy,
+            folder=folder,
+            recorder=recorder,
+            random_numbers=random_numbers,
+            token=token,
+        ) as system:
+            await case.scenario.schedule(system, **run.parameters)
+            await system.final_read()
+        recorder.record(h.Finished(time=recorder.now()))
+    except HarnessError as error:
+        recorder.record(h.Failed(time=recorder.now(), where=type(error).__name__, reason=str(error)))
+    except Exception as error:
+        # A schedule is anybody's code: whatever it raises ends this run, and says nothing about the target.
+        (folder / "traceback.txt").write_text(traceback.format_exc())
+        reason = f"{type(error).__name__}: {error} (see {folder / 'traceback.txt'})"
+        recorder.record(h.Failed(time=recorder.now(), where="the schedule", reason=reason))
+    finally:
+        recorder.close()
+
+
+def _started(case: Case, run: Run, target: Target, token: str, seed: int) -> h.Started:
+    return h.Started(
+        time=0.0,
+        run=token,
+        scenario=case.id,
+        role=run.role,
+        control=run.control.name if run.control else None,
+        expected=run.control.expected if run.control else None,
+        client=case.client,
+        transport=case.transport,
+        seed=seed,
+        target=target.name,
+        guarantee=target.claims.guarantee,
+        order=target.claims.order,
+        receivers=target.claims.receivers if run.role == "claim" else "none",
+    )
+
+
+async def preflight(target: Target, toxiproxy: Toxiproxy, folder: Path) -> None:
+    """Send one message and read the rows, before anything is measured.
+
+    Raises:
+        TargetError: the target does not start, does not answer, or its rows cannot be read.
+    """
+
+    async def schedule(system: System) -> None:
+        alice = await system.sender("alice")
+        message = await alice.send()
+        if not message.acknowledged:
+            raise TargetError(
+                f"the target {target.name} did not acknowledge a message in {message.attempts} attempts: is "
+                f"protocol.event {target.protocol.event!r} right, and does its handler call the acknowledgement? "
+                f"See {folder / 'server.log'}"
+            )
+        await system.store.rows()
+
+    case = next(iter(cases(Scenario(schedule, "preflight", (), {"": {}}, None, None))))
+    await perform(case, Run("null", None, "persistent", None, {}), target, toxiproxy, folder, seed=0)
+    failure = next((e for e in h.History.load(folder / "history.jsonl") if isinstance(e, h.Failed)), None)
+    if failure is not None:
+        raise TargetError(failure.reason)

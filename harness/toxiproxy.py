@@ -1,0 +1,934 @@
+"""The Toxiproxy server: found or installed, started or joined, and the proxies that the harness has on it.
+
+What toxiproxy-python 0.1.1 lacks is contained here: it has one server address per Python process, no timeouts, it
+sends calls for 127.0.0.1 through HTTP_PROXY, takes most error answers for success, and blocks. So its HTTP calls go
+through `_Http`, its calls run in threads, and every change is compared with the state that the server then reports.
+Apart from link.py no other module imports the library.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import io
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
+
+import requests
+import toxiproxy.api
+from toxiproxy.api import APIConsumer
+from toxiproxy.exceptions import ProxyExists
+
+from harness import ports, reaper, waiting
+from harness.errors import HarnessError, ToxiproxyError
+from harness.process import ProcessGroup
+
+T = TypeVar("T")
+
+RELEASE = "2.12.0"
+"""The only release of Toxiproxy that the harness knows the ways of."""
+
+OFFICIAL = f"https://github.com/Shopify/toxiproxy/releases/download/v{RELEASE}"
+"""Where the official archives of that release are."""
+
+Stream = Literal["upstream", "downstream"]
+"""The direction that a toxic works on: client to server, or server to client."""
+
+# --- finding or installing the server ---------------------------------------------------------------------------
+
+_GO_PACKAGE = f"github.com/Shopify/toxiproxy/v2/cmd/server@v{RELEASE}"
+_ARCHIVE_SHA256 = {
+    "linux_amd64": "65e042d3fc2290c099527bc506446a6fd863a09f113b8944b636ece70221c2b3",
+    "linux_arm64": "ab417dafc77ae8b54ec8461cc5da5180d0465a61dcbda86c72da72ee4ab843b7",
+    "darwin_amd64": "52ac1f99d7204b4b523f910b791bc86318b50ef94822c79a6157606704003ced",
+    "darwin_arm64": "cece3905c06ad84d6b3bb4cd024c344e6466736b2a8cbaf9ef4fe45e62aba9b2",
+}
+_ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+_VERSION_TIMEOUT_SECONDS = 10.0
+_CONNECT_TIMEOUT_SECONDS = 4.0
+_SILENCE_TIMEOUT_SECONDS = 15.0
+_DOWNLOAD_TIMEOUT_SECONDS = 180.0
+_GO_TIMEOUT_SECONDS = 600.0
+_DOWNLOAD_CHUNK_BYTES = 4096
+# The archive has about 8 MB: whatever is much longer is something else, and must not fill the memory.
+_ARCHIVE_LIMIT_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A Toxiproxy server program that can be started."""
+
+    path: Path
+    source: str
+    """Where it comes from: "PATH", "cache", "release archive" or "go install"."""
+    version: str
+    """The version that it reports: the release, or `git` for one built by `go install`."""
+
+
+def locate(cache: Path | None = None, release_url: str = OFFICIAL) -> Binary:
+    """Find the Toxiproxy server on PATH or in the harness's cache, or else install it into that cache.
+
+    Blocks, while it installs for minutes. Any number of processes may call it at once: one installs, the others
+    wait for it.
+
+    Args:
+        cache: the harness's cache directory; by default `midemit` in `$XDG_CACHE_HOME` or `~/.cache`.
+        release_url: the folder that the release archives are downloaded from.
+
+    Raises:
+        ToxiproxyError: there is none and none can be installed; the text lists what was tried and how to fix it.
+    """
+    home = (cache or _default_cache()).absolute() / f"toxiproxy-{RELEASE}"
+    installed = home / "toxiproxy-server"
+    search = _Search()
+    found = search.attempt("PATH", _on_path) or search.attempt("cache", lambda: _examined(installed, "cache"))
+    if found:
+        return found
+    with contextlib.ExitStack() as until_installed:
+        if search.attempt("cache", lambda: until_installed.enter_context(_locked(home))):
+            # Another process may have installed it while this one waited for the lock.
+            found = (
+                search.attempt("cache", lambda: _examined(installed, "cache"))
+                or search.attempt("release archive", lambda: _from_release(home, installed, release_url))
+                or search.attempt("go install", lambda: _from_go(home, installed))
+            )
+    if found:
+        return found
+    raise ToxiproxyError(search.report(installed))
+
+
+class _Search:
+    """The steps tried so far, each with the last reason why it failed."""
+
+    def __init__(self) -> None:
+        self._failures: dict[str, str] = {}
+
+    def attempt(self, step: str, action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except ToxiproxyError as error:
+            self._failures[step] = str(error)
+        except OSError as error:
+            self._failures[step] = f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")
+        return None
+
+    def report(self, installed: Path) -> str:
+        tried = "\n".join(f"  {step}: {reason}" for step, reason in self._failures.items())
+        return (
+            f"there is no Toxiproxy {RELEASE} on this machine and it cannot be installed. Tried:\n{tried}\n"
+            "Any one of these helps:\n"
+            f"  - put `toxiproxy-server` {RELEASE} on PATH (from {OFFICIAL.replace('/download/', '/tag/')}, or "
+            "`brew install shopify/shopify/toxiproxy`)\n"
+            f"  - copy that program to {installed}\n"
+            "  - let this machine reach github.com (HTTPS_PROXY is honoured)\n"
+            "  - install Go 1.23 or newer and let it reach its module proxy (GOPROXY is honoured)\n"
+            "  - name a running server with --toxiproxy-url http://HOST:PORT"
+        )
+
+
+def _default_cache() -> Path:
+    # The XDG specification: a relative path is to be ignored.
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (configured if configured.is_absolute() else Path.home() / ".cache") / "midemit"
+
+
+def _on_path() -> Binary:
+    found = shutil.which("toxiproxy-server")
+    if found is None:
+        raise ToxiproxyError("no `toxiproxy-server` there")
+    return _examined(Path(found).absolute(), "PATH")
+
+
+def _examined(path: Path, source: str) -> Binary:
+    """Run the program with `-version`: it must be a Toxiproxy server, and not one of another release."""
+    if not path.exists():
+        raise ToxiproxyError(f"{path} does not exist")
+    status, printed = _run([str(path), "-version"], timeout_seconds=_VERSION_TIMEOUT_SECONDS)
+    match = re.search(r"version (\S+)", printed)
+    if status != 0 or match is None:
+        raise ToxiproxyError(
+            f"{path} is no Toxiproxy server: `-version` {_ending(status)} and printed {_brief(printed)}"
+        )
+    version = match[1].removeprefix("v")
+    # A build by Go says `git`, whatever release it was built from: that cannot be told and is accepted.
+    if version not in {RELEASE, "git"}:
+        raise ToxiproxyError(f"{path} is Toxiproxy {version}, and only {RELEASE} will do")
+    return Binary(path, source, version)
+
+
+@contextlib.contextmanager
+def _locked(home: Path) -> Iterator[Path]:
+    """Be alone in installing. A holder that dies loses the lock, and each of a holder's steps has a deadline."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield home
+
+
+def _from_release(home: Path, installed: Path, release_url: str) -> Binary:
+    machine = f"{platform.system()} {platform.machine()}"
+    kind = f"{platform.system().lower()}_{_ARCHITECTURES.get(platform.machine().lower())}"
+    if kind not in _ARCHIVE_SHA256:
+        raise ToxiproxyError(f"there is none for {machine}")
+    url = f"{release_url}/toxiproxy_{RELEASE}_{kind}.tar.gz"
+    archive = _downloaded(url)
+    digest = hashlib.sha256(archive).hexdigest()
+    if digest != _ARCHIVE_SHA256[kind]:
+        raise ToxiproxyError(
+            f"{url} has the wrong SHA-256: {digest} ({len(archive)} bytes) instead of {_ARCHIVE_SHA256[kind]}"
+        )
+    with _workplace(home) as place:
+        program = place / "toxiproxy-server"
+        program.write_bytes(_member(archive, url))
+        return _moved(program, installed, "release archive")
+
+
+def _downloaded(url: str) -> bytes:
+    deadline = time.monotonic() + _DOWNLOAD_TIMEOUT_SECONDS
+    body = bytearray()
+    try:
+        with requests.get(url, stream=True, timeout=(_CONNECT_TIMEOUT_SECONDS, _SILENCE_TIMEOUT_SECONDS)) as response:
+            if response.status_code != HTTPStatus.OK:
+                raise ToxiproxyError(f"{url} answers HTTP {response.status_code} {response.reason}")
+            for chunk in response.iter_content(_DOWNLOAD_CHUNK_BYTES):
+                body += chunk
+                if time.monotonic() > deadline:
+                    raise ToxiproxyError(
+                        f"{url}: {len(body)} bytes in {_DOWNLOAD_TIMEOUT_SECONDS:g} s, which is too slow"
+                    )
+                if len(body) > _ARCHIVE_LIMIT_BYTES:
+                    raise ToxiproxyError(f"{url} is longer than {_ARCHIVE_LIMIT_BYTES} bytes")
+    except requests.RequestException as error:
+        received = f" after {len(body)} bytes" if body else ""
+        raise ToxiproxyError(f"{url} cannot be downloaded: {_root(error)}{received}") from error
+    return bytes(body)
+
+
+def _member(archive: bytes, url: str) -> bytes:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as members:
+            member = members.extractfile("toxiproxy-server")
+            if member is None:
+                raise ToxiproxyError(f"`toxiproxy-server` in {url} is no regular file")
+            return member.read()
+    except (KeyError, tarfile.TarError) as error:
+        raise ToxiproxyError(f"no `toxiproxy-server` in {url}: {error}") from error
+
+
+def _from_go(home: Path, installed: Path) -> Binary:
+    go = shutil.which("go")
+    if go is None:
+        raise ToxiproxyError("no `go` on PATH")
+    with _workplace(home) as place:
+        # Go refuses GOBIN when it builds for another platform, and this program is to run here.
+        env = {name: value for name, value in os.environ.items() if name not in {"GOOS", "GOARCH"}}
+        status, printed = _run(
+            [go, "install", _GO_PACKAGE],
+            cwd=place,
+            env={**env, "GOBIN": str(place)},
+            timeout_seconds=_GO_TIMEOUT_SECONDS,
+        )
+        if status != 0:
+            raise ToxiproxyError(f"`go install {_GO_PACKAGE}` {_ending(status)} and printed {_brief(printed)}")
+        return _moved(place / "server", installed, "go install")
+
+
+@contextlib.contextmanager
+def _workplace(home: Path) -> Iterator[Path]:
+    """A directory beside the place of installation, so that moving the finished program there is atomic."""
+    with tempfile.TemporaryDirectory(dir=home, prefix="installing-") as place:
+        reaper.hold("directory", place)
+        yield Path(place)
+    reaper.release("directory", place)
+
+
+def _moved(program: Path, installed: Path, source: str) -> Binary:
+    if not program.exists():
+        raise ToxiproxyError(f"it left no `{program.name}`")
+    program.chmod(0o755)
+    version = _examined(program, source).version
+    program.replace(installed)
+    return Binary(installed, source, version)
+
+
+def _run(
+    command: list[str], *, timeout_seconds: float, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a command to its end; what it started goes with it when the deadline passes or the user interrupts."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    reaper.hold("group", process.pid)
+    try:
+        with process:
+            try:
+                printed, _ = process.communicate(timeout=timeout_seconds)
+            finally:
+                # Before the leader is waited for: until then nobody else can get its number.
+                if process.returncode is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+    except subprocess.TimeoutExpired:
+        raise ToxiproxyError(f"`{' '.join(command)}` did not end within {timeout_seconds:g} s") from None
+    finally:
+        reaper.release("group", process.pid)
+    return process.returncode, printed.decode(errors="replace")
+
+
+def _ending(status: int) -> str:
+    return f"exited with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
+
+
+def _brief(printed: str) -> str:
+    """The end of what somebody else printed, on one line."""
+    return repr(" | ".join(printed.split("\n")).strip(" |")[-400:]) if printed.strip() else "nothing"
+
+
+def _root(error: BaseException) -> str:
+    """What went wrong first: the layers above it only repeat it, at length."""
+    while error.__context__ is not None:
+        error = error.__context__
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or str(error) or type(error).__name__
+
+
+# --- the library's HTTP calls -----------------------------------------------------------------------------------
+
+# Lifting a freeze may take Toxiproxy 5 s when the receiver does not read; on a machine that is busy, more.
+_API_TIMEOUT_SECONDS = 10.0
+_START_TIMEOUT_SECONDS = 10.0
+_START_TRIES = 3
+_POLL_TIMEOUT_SECONDS = 1.0
+_EXIT_TIMEOUT_SECONDS = 1.0
+_REQUEST_ID = "X-Toxiproxy-Request-Id"
+
+
+class _Unreachable(ToxiproxyError):
+    """No answer: the server is dead, stopped or stuck."""
+
+
+class _Refused(ToxiproxyError):
+    """The server answered that it did not do it."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _PortTaken(ToxiproxyError):
+    """Somebody else got the API's port first."""
+
+
+class _Http:
+    """Stands in for the `requests` module in toxiproxy-python.
+
+    Every call has a timeout and passes by the user's proxies, and every answer but success is an error. A
+    connection serves one call only: there is none that can be stale, and threads share nothing.
+    """
+
+    def get(self, url: str, params: None = None, timeout_seconds: float = _API_TIMEOUT_SECONDS) -> requests.Response:
+        del params  # the library always passes it, and never sets it
+        return self._answer("GET", url, None, timeout_seconds)
+
+    def post(self, url: str, data: None = None, json: object = None) -> requests.Response:
+        del data  # as above
+        return self._answer("POST", url, json, _API_TIMEOUT_SECONDS)
+
+    def delete(self, url: str) -> requests.Response:
+        return self._answer("DELETE", url, None, _API_TIMEOUT_SECONDS)
+
+    def _answer(self, method: str, url: str, json: object, timeout_seconds: float) -> requests.Response:
+        server = f"Toxiproxy at {_address_in_use()}"
+        try:
+            with requests.Session() as session:
+                session.trust_env = False
+                response = session.request(
+                    method, url, json=json, timeout=timeout_seconds, headers={"Connection": "close"}
+                )
+        except requests.Timeout as error:
+            raise _Unreachable(
+                f"{server} did not answer {method} within {timeout_seconds:g} s: "
+                "its control plane is stuck or its process is stopped; restart Toxiproxy"
+            ) from error
+        except requests.RequestException as error:
+            raise _Unreachable(f"{server} is dead, it does not answer: {_root(error)}") from error
+        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            raise ToxiproxyError(f"{server}: control plane stuck (HTTP 503); restart Toxiproxy")
+        if not response.ok:
+            raise _Refused(f"{server} answers HTTP {response.status_code}: {_reason(response)}", response.status_code)
+        return response
+
+
+_in_use: str | None = None
+
+
+def _claim(host: str, port: int) -> str:
+    """Point the library, and with it this whole Python process, at one server."""
+    global _in_use
+    url = f"http://{host}:{port}"
+    if _in_use is not None:
+        raise HarnessError(
+            f"cannot use a Toxiproxy at {url} while the one at {_in_use} is in use: "
+            "toxiproxy-python knows only one server per Python process; stop that one first"
+        )
+    _in_use = url
+    APIConsumer.host = host
+    APIConsumer.port = port
+    toxiproxy.api.requests = _Http()
+    return url
+
+
+def _unclaim() -> None:
+    global _in_use
+    _in_use = None
+
+
+def _address_in_use() -> str:
+    return f"http://{APIConsumer.host}:{APIConsumer.port}"
+
+
+def _reason(response: requests.Response) -> str:
+    """The server's own words."""
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return _brief(response.text)
+
+
+def _version() -> str:
+    return _version_in(APIConsumer.get("/version"))
+
+
+def _version_in(response: requests.Response) -> str:
+    try:
+        version = response.json()["version"]
+    except (ValueError, KeyError, TypeError):
+        version = None
+    if not isinstance(version, str):
+        raise ToxiproxyError(
+            f"what answers at {_address_in_use()} is no Toxiproxy server: its /version is {_brief(response.text)}"
+        )
+    return version
+
+
+# --- a server in use --------------------------------------------------------------------------------------------
+
+
+class _Server:
+    """The server as its proxies need it: whose it is, and calls to it that tell how it died."""
+
+    def __init__(self, url: str, process: ProcessGroup | None) -> None:
+        self.url = url
+        self.process = process
+        self.ending = False
+        self._retired = False
+
+    def retire(self) -> None:
+        """From now on this is not the server that the library calls."""
+        self._retired = True
+
+    async def call(self, thread: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+        if self._retired:
+            raise ToxiproxyError(f"the Toxiproxy at {self.url} is not in use any more: it has been stopped")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, function)
+        except _Unreachable as error:
+            raise ToxiproxyError(f"{error}{await self._post_mortem()}") from error
+
+    async def _post_mortem(self) -> str:
+        if self.process is None:
+            return ""
+        try:
+            # The kernel closes a dying process's sockets before its parent hears of its exit.
+            status = await waiting.within(
+                self.process.wait(), awaited="Toxiproxy to exit", timeout_seconds=_EXIT_TIMEOUT_SECONDS
+            )
+        except waiting.WaitTimeout:
+            return f" (its process {self.process.pid} has not exited)"
+        return (
+            f"\nIts process {self.process.pid} {_ending(status)}; the last lines of {self.process.log}:\n"
+            f"{self.process.last_log_lines()}"
+        )
+
+
+class Toxiproxy:
+    """The one Toxiproxy server that this Python process uses; made by `start` or `use`, ended by `stop`.
+
+    It belongs to the event loop in which it was made. Every call fails with a `ToxiproxyError`, at the latest
+    when Toxiproxy has not answered for some seconds, and at once when it is dead.
+    """
+
+    def __init__(self, server: _Server, version: str, undo: AsyncExitStack) -> None:
+        self._server = server
+        self._version = version
+        self._undo = undo
+        self._proxies: list[Proxy] = []
+        self._thread = _one_thread("toxiproxy", undo)
+        undo.callback(server.retire)
+
+    @property
+    def url(self) -> str:
+        """The address of its API."""
+        return self._server.url
+
+    @property
+    def version(self) -> str:
+        """What it says that it is: a release, or `git` for a build by `go install`."""
+        return self._version
+
+    @property
+    def owned(self) -> bool:
+        """Whether the harness started it, and so ends it."""
+        return self._server.process is not None
+
+    @classmethod
+    async def start(cls, binary: Binary, log: Path) -> "Toxiproxy":
+        """Start a server of our own on a free port of 127.0.0.1; it ends with the harness in any case.
+
+        Args:
+            binary: from `locate`.
+            log: the file that its output is appended to.
+
+        Raises:
+            ToxiproxyError: it does not start; the text ends with its last log lines.
+            HarnessError: this Python process already uses another one.
+        """
+        for _ in range(_START_TRIES):
+            try:
+                return await cls._start_once(binary, log)
+            except _PortTaken:
+                continue
+        raise ToxiproxyError(f"{binary.path}: {_START_TRIES} ports in a row were taken while it started")
+
+    @classmethod
+    async def _start_once(cls, binary: Binary, log: Path) -> "Toxiproxy":
+        async with AsyncExitStack() as undo:
+            reservation = ports.reserve()
+            undo.callback(reservation.release)
+            url = _claim("127.0.0.1", reservation.port)
+            undo.callback(_unclaim)
+            old_log_bytes = _size_bytes(log)
+            process = _started(binary, reservation.port, log)
+            undo.push_async_callback(process.kill)
+            version = await _first_answer(process, old_log_bytes)
+            return cls(_Server(url, process), version, undo.pop_all())
+
+    @classmethod
+    async def use(cls, url: str) -> "Toxiproxy":
+        """Use a server that is already running; nothing on it is touched but the proxies made through this object.
+
+        Args:
+            url: the address of its API, `http://HOST:PORT`.
+
+        Raises:
+            ToxiproxyError: the address is no such URL, or no Toxiproxy answers there.
+            HarnessError: this Python process already uses another one.
+        """
+        host, port = _host_and_port(url)
+        async with AsyncExitStack() as undo:
+            address = _claim(host, port)
+            undo.callback(_unclaim)
+            version = await asyncio.to_thread(_version)
+            return cls(_Server(address, None), version, undo.pop_all())
+
+    async def stop(self) -> None:
+        """Delete the proxies that are left, end the server if it is owned, and let another one be used.
+
+        Raises:
+            ToxiproxyError: a proxy could not be deleted from a server that is not owned.
+        """
+        async with self._undo:
+            # An owned server takes its proxies with it.
+            self._server.ending = self.owned
+            await _delete(self._proxies)
+
+    async def alive(self) -> None:
+        """Make sure that the server answers, to tell its death from the target's.
+
+        Raises:
+            ToxiproxyError: it has exited (with its last log lines) or does not answer.
+        """
+        await self._server.call(self._thread, _version)
+
+    async def proxy(self, name: str, upstream_port: int) -> "Proxy":
+        """Make a proxy from a free port to `upstream_port`, both on 127.0.0.1, that accepts connections.
+
+        Args:
+            name: unique on the server; it starts with something that only this run has.
+            upstream_port: the target's port; nothing needs to listen there yet.
+
+        Raises:
+            ToxiproxyError: it cannot be made, or the name is taken.
+            HarnessError: the name or the port cannot be one.
+        """
+        proxy = await Proxy.create(self._server, name, upstream_port)
+        self._proxies.append(proxy)
+        return proxy
+
+
+def _one_thread(name: str, undo: AsyncExitStack) -> ThreadPoolExecutor:
+    """A thread for blocking calls, which carries them out in order.
+
+    The event loop's default pool does not: and it is small, so that calls waiting for a database may fill it.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+    undo.callback(thread.shutdown, wait=False)
+    return thread
+
+
+def _started(binary: Binary, port: int, log: Path) -> ProcessGroup:
+    command = [str(binary.path), "-host", "127.0.0.1", "-port", str(port)]
+    try:
+        # At this level it logs the requests that it answers, see `_first_answer`.
+        return ProcessGroup(command, log=log, env={"LOG_LEVEL": "debug"})
+    except HarnessError as error:
+        raise ToxiproxyError(str(error)) from error
+
+
+def _size_bytes(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+async def _first_answer(process: ProcessGroup, old_log_bytes: int) -> str:
+    """Wait until `process`, and not another server on the same port, answers, and return its version.
+
+    When the port is taken Toxiproxy keeps running, so a living process and an answer prove nothing, not even
+    together. But each answer carries an id, which is also in the log of the process that gave it.
+    """
+
+    def printed() -> str:
+        return process.log.read_bytes()[old_log_bytes:].decode(errors="replace")
+
+    def last_seen() -> str:
+        return f"its last log lines\n{process.last_log_lines()}"
+
+    def asked() -> str | None:
+        try:
+            response = APIConsumer.get("/version", timeout_seconds=_POLL_TIMEOUT_SECONDS)
+        except ToxiproxyError:
+            return None
+        request_id = response.headers.get(_REQUEST_ID)
+        return _version_in(response) if request_id and request_id in printed() else None
+
+    async def answered() -> str | None:
+        if process.exit_status is not None:
+            raise ToxiproxyError(f"{process.command[0]} {_ending(process.exit_status)} while it started; {last_seen()}")
+        if "address already in use" in printed():
+            raise _PortTaken(f"{_address_in_use()} was taken")
+        return await asyncio.to_thread(asked)
+
+    try:
+        version: str | None = await waiting.until(
+            answered,
+            awaited=f"{process.command[0]} to answer at {_address_in_use()}",
+            timeout_seconds=_START_TIMEOUT_SECONDS,
+            last_seen=last_seen,
+        )
+    except waiting.WaitTimeout as error:
+        raise ToxiproxyError(str(error)) from error
+    assert version is not None  # `until` returns only what is true
+    return version
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    """The parts of the API's address, the host as it stands in a URL."""
+    problem = f"{url!r} is no address of a Toxiproxy server; it should read http://HOST:PORT"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ToxiproxyError(f"{problem}: {error}") from error
+    if not host or not port:
+        raise ToxiproxyError(problem)
+    host = f"[{host}]" if ":" in host else host
+    # Anything else in it (another scheme, a path, a user) would be ignored, and is a mistake.
+    if url.lower().removesuffix("/") != f"http://{host}:{port}":
+        raise ToxiproxyError(problem)
+    return host, port
+
+
+async def _delete(proxies: list["Proxy"]) -> None:
+    """Delete all, even when some fail, and then raise the first failure."""
+    results = await asyncio.gather(*(proxy.delete() for proxy in proxies), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+# --- a proxy on it ----------------------------------------------------------------------------------------------
+
+# Toxiproxy multiplies these in 64 bits without a check: an overflow makes them negative, and that can crash it.
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _Attribute:
+    smallest: int = 0
+    default: int | None = None
+
+
+_TOXICS: dict[str, dict[str, _Attribute]] = {
+    "bandwidth": {"rate": _Attribute()},
+    "latency": {"latency": _Attribute(), "jitter": _Attribute(default=0)},
+    "limit_data": {"bytes": _Attribute()},
+    "reset_peer": {"timeout": _Attribute()},
+    "slicer": {
+        "average_size": _Attribute(smallest=1),  # without a size it loops for ever
+        "size_variation": _Attribute(default=0),
+        "delay": _Attribute(default=0),
+    },
+    "slow_close": {"delay": _Attribute()},
+    "timeout": {"timeout": _Attribute()},
+}
+
+
+class Proxy:
+    """One proxied link; made by `Toxiproxy.proxy`.
+
+    Its port stays its own while it is disabled, unless a program that knows nothing of the harness takes it. Its
+    calls are carried out one after the other, in the order in which they were made, also when a caller is
+    cancelled: what a cancelled call does to the proxy is over before the next call begins. After each change the
+    server's whole state of this proxy is compared with what was asked for up to then.
+    """
+
+    def __init__(self, server: _Server, name: str, port: int, upstream_port: int, undo: AsyncExitStack) -> None:
+        self.name = name
+        self.port = port
+        self._server = server
+        self._undo = undo
+        self._thread = _one_thread(name, undo)
+        self._asked: dict[str, Any] = {
+            "name": name,
+            "listen": f"127.0.0.1:{port}",
+            "upstream": f"127.0.0.1:{upstream_port}",
+            "enabled": True,
+        }
+        self._toxics: dict[str, dict[str, Any]] = {}
+        self._remote = toxiproxy.Proxy(**self._asked)
+        self._held = f"{server.url}/proxies/{name}"
+        self._may_exist = False
+        self._deleted = False
+
+    @classmethod
+    async def create(cls, server: _Server, name: str, upstream_port: int) -> "Proxy":
+        """What `Toxiproxy.proxy` does."""
+        _require_name("proxy", name)
+        if not 0 < upstream_port < 2**16:
+            raise HarnessError(f"proxy {name!r}: {upstream_port} is no port")
+        async with AsyncExitStack() as undo:
+            reservation = ports.reserve()
+            undo.callback(reservation.release)
+            proxy = cls(server, name, reservation.port, upstream_port, undo)
+            await proxy._change("create it", proxy._require_free_name)
+            proxy._hold()
+            async with AsyncExitStack() as failed:
+                failed.push_async_callback(proxy._take_back)
+                await proxy._change("create it", proxy._create)
+                failed.pop_all()
+            undo.push_async_callback(proxy._remove)
+            proxy._undo = undo.pop_all()
+        return proxy
+
+    async def enable(self) -> None:
+        """Accept connections, on the same port as ever; nothing happens if it does already.
+
+        Raises:
+            ToxiproxyError: it is not enabled, for example because somebody took the port.
+        """
+        await self._change("enable it", lambda: self._set_enabled(True))
+
+    async def disable(self) -> None:
+        """Refuse connections, and close those that are open; what they held is lost.
+
+        Raises:
+            ToxiproxyError: it is not disabled.
+        """
+        await self._change("disable it", lambda: self._set_enabled(False))
+
+    async def add_toxic(self, name: str, kind: str, stream: Stream, attributes: Mapping[str, int]) -> None:
+        """Add a toxic, to the connections that are open and to those that come.
+
+        Args:
+            name: unique in this proxy, over both directions.
+            kind: Toxiproxy's name for what it does, like `limit_data`.
+            stream: the direction that it works on.
+            attributes: its settings in Toxiproxy's own units; jitter, variation and the slicer's delay default to 0.
+
+        Raises:
+            HarnessError: Toxiproxy knows no such toxic, would misunderstand it, or crash.
+            ToxiproxyError: the server does not have it, or not as it was asked for.
+        """
+        toxic = {
+            "name": name,
+            "type": kind,
+            "stream": stream,
+            "toxicity": 1.0,
+            "attributes": _settings(name, kind, stream, attributes),
+        }
+        await self._change(f"add the toxic {name!r}", lambda: self._add_toxic(toxic))
+
+    async def remove_toxic(self, name: str) -> None:
+        """Remove a toxic.
+
+        Raises:
+            ToxiproxyError: there is no such toxic, or it is still there.
+        """
+        _require_name("toxic", name)
+        await self._change(f"remove the toxic {name!r}", lambda: self._remove_toxic(name))
+
+    async def delete(self) -> None:
+        """Close its connections, remove it from the server and give its port back; once done, nothing happens.
+
+        Raises:
+            ToxiproxyError: it may still be there, though it cannot be used through this object any more.
+        """
+        self._deleted = True
+        await self._undo.pop_all().aclose()
+
+    async def _change(self, doing: str, change: Callable[[], None]) -> None:
+        if self._deleted:
+            raise ToxiproxyError(f"cannot {doing}: the proxy {self.name!r} is deleted")
+        await self._call(doing, change)
+
+    async def _call(self, doing: str, change: Callable[[], None]) -> None:
+        try:
+            await self._server.call(self._thread, change)
+        except ToxiproxyError as error:
+            raise ToxiproxyError(f"proxy {self.name!r} on {self._asked['listen']}: cannot {doing}: {error}") from error
+
+    async def _remove(self) -> None:
+        """Remove what `_create` made or may have made, and nothing else."""
+        if not self._server.ending:
+            await self._call("delete it", self._delete)
+        self._release()
+
+    async def _take_back(self) -> None:
+        """Remove it after a creation that failed: that failure is to be told, not one in here."""
+        with contextlib.suppress(ToxiproxyError):
+            await self._remove()
+
+    def _hold(self) -> None:
+        # An owned server dies with the harness anyway.
+        if self._server.process is None:
+            reaper.hold("url", self._held)
+
+    def _release(self) -> None:
+        if self._server.process is None:
+            reaper.release("url", self._held)
+
+    # What follows blocks, and runs in this proxy's thread.
+
+    def _require_free_name(self) -> None:
+        if self.name in toxiproxy.Toxiproxy().proxies():
+            raise ToxiproxyError("a proxy of that name is there already, and is somebody else's")
+
+    def _create(self) -> None:
+        self._may_exist = True
+        try:
+            toxiproxy.Toxiproxy().create(**self._asked)
+        except (ProxyExists, _Refused) as error:
+            self._may_exist = False
+            raise ToxiproxyError(str(error)) from error
+        self._compare()
+
+    def _set_enabled(self, enabled: bool) -> None:
+        if enabled:
+            self._remote.enable()
+        else:
+            self._remote.disable()
+        self._asked["enabled"] = enabled
+        self._compare()
+
+    def _add_toxic(self, toxic: dict[str, Any]) -> None:
+        self._remote.add_toxic(**toxic)
+        self._toxics[toxic["name"]] = toxic
+        self._compare()
+
+    def _remove_toxic(self, name: str) -> None:
+        self._remote.destroy_toxic(name)
+        self._toxics.pop(name, None)
+        self._compare()
+
+    def _delete(self) -> None:
+        if not self._may_exist:
+            return
+        try:
+            self._remote.destroy()
+        except _Refused as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+        if self.name in toxiproxy.Toxiproxy().proxies():
+            raise ToxiproxyError("the server still has it")
+
+    def _compare(self) -> None:
+        """The library returns normally whatever the server made of a call, so look at what it made of it."""
+        state = APIConsumer.get(f"/proxies/{self.name}").json()
+        reported = {key: state.get(key) for key in self._asked}
+        toxics = {toxic["name"]: toxic for toxic in state.get("toxics", [])}
+        if (reported, toxics) != (self._asked, self._toxics):
+            raise ToxiproxyError(
+                f"the server reports {reported} with the toxics {list(toxics.values())} "
+                f"instead of {self._asked} with {list(self._toxics.values())}"
+            )
+
+
+def _require_name(what: str, name: str) -> None:
+    # The library puts names into URLs as they are.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise HarnessError(f"{name!r} is no name for a {what}: letters, digits, dots, underscores and hyphens only")
+
+
+def _settings(name: str, kind: str, stream: str, attributes: Mapping[str, int]) -> dict[str, int]:
+    """All attributes of a toxic, its defaults among them.
+
+    Toxiproxy reads an attribute that is missing or misspelt as 0, and crashes on some values.
+    """
+    _require_name("toxic", name)
+    if kind not in _TOXICS:
+        raise HarnessError(f"toxic {name!r}: there is no kind {kind!r}, only {', '.join(_TOXICS)}")
+    if stream not in get_args(Stream):
+        raise HarnessError(f"toxic {name!r}: the stream {stream!r} is not one of {', '.join(get_args(Stream))}")
+    known = _TOXICS[kind]
+    for unknown in attributes.keys() - known.keys():
+        raise HarnessError(f"toxic {name!r}: {kind} has no attribute {unknown!r}, only {', '.join(known)}")
+    settings = {attribute: _value(name, kind, attribute, attributes) for attribute in known}
+    if kind == "slicer" and settings["size_variation"] >= settings["average_size"]:
+        raise HarnessError(
+            f"toxic {name!r}: the slicer's size_variation {settings['size_variation']} "
+            f"is not below its average_size {settings['average_size']}"
+        )
+    return settings
+
+
+def _value(name: str, kind: str, attribute: str, attributes: Mapping[str, int]) -> int:
+    rule = _TOXICS[kind][attribute]
+    value = attributes.get(attribute, rule.default)
+    if value is None:
+        raise HarnessError(f"toxic {name!r}: {kind} needs the attribute {attribute!r}")
+    # A bool is an int to Python, and a float an error to Toxiproxy.
+    if type(value) is not int or not rule.smallest <= value <= _LARGEST:
+        raise HarnessError(
+            f"toxic {name!r}: {attribute} {value!r} is not a whole number from {rule.smallest} to {_LARGEST}"
+        )
+    return value

@@ -1,0 +1,257 @@
+"""Histories on disk: what is recorded can be read back, and what cannot be read is an error that says where."""
+
+import os
+import resource
+import tempfile
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import history as h
+from harness.errors import HarnessError
+from harness.history import History, Recorder
+from tests.histories import RUN, events, identity, started
+
+FIRST = started()
+SECOND = h.Receiving(time=1.5, receiver="rita")
+THIRD = h.Received(time=2.0, receiver="rita", server_offset=7, content="Grüße \U0001f680\n\u2028")
+
+
+def written(path: Path, *recorded: h.AnyEvent) -> list[h.AnyEvent]:
+    """Record events in a file, and return what the recorder remembers of them."""
+    recorder = Recorder(path)
+    try:
+        for event in recorded:
+            recorder.record(event)
+    finally:
+        recorder.close()
+    return recorder.events
+
+
+# -- the round trip ----------------------------------------------------------------------------------------------
+
+
+def test_recorded_history_is_read_back(tmp_path: Path) -> None:
+    """A history reads back as the events that were recorded, in their order."""
+    path = tmp_path / "history.jsonl"
+    assert written(path, FIRST, SECOND, THIRD) == [FIRST, SECOND, THIRD]
+    history = History.load(path)
+    assert list(history) == [FIRST, SECOND, THIRD]
+    assert history.started == FIRST
+
+
+def test_history_is_one_json_object_a_line(tmp_path: Path) -> None:
+    """Each event is one line, whatever line breaks its texts hold, and its kind is in `event`."""
+    path = tmp_path / "history.jsonl"
+    written(path, FIRST, SECOND, THIRD)
+    lines = path.read_bytes().split(b"\n")
+    assert [msgspec.json.decode(line)["event"] for line in lines[:-1]] == ["started", "receiving", "received"]
+    assert lines[-1] == b""
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(events(), max_size=10))
+def test_any_events_survive_the_round_trip(recorded: list[h.AnyEvent]) -> None:
+    """Any events with any text read back as they were recorded."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "history.jsonl"
+        assert written(path, FIRST, *recorded) == [FIRST, *recorded]
+        assert list(History.load(path)) == [FIRST, *recorded]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(events(st.text(st.characters(categories=["Cs", "Lu", "Nd"]), max_size=6)), max_size=10))
+def test_half_surrogate_pairs_do_not_part_memory_from_disk(recorded: list[h.AnyEvent]) -> None:
+    """Texts with half a surrogate pair, which no UTF-8 can hold, are the same on disk as in the recorder's memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "history.jsonl"
+        remembered = written(path, FIRST, *recorded)
+        assert list(History.load(path)) == remembered
+        assert len(remembered) == 1 + len(recorded)
+
+
+def test_half_a_surrogate_pair_is_recorded_as_its_escape(tmp_path: Path) -> None:
+    """A broadcast that a server cut inside an emoji is recorded with its escape, and everything else as it was."""
+    path = tmp_path / "history.jsonl"
+    whole = msgspec.structs.replace(THIRD, content="Grüße \\ud83d")
+    assert written(path, FIRST, msgspec.structs.replace(THIRD, content="Grüße \ud83d")) == [FIRST, whole]
+    assert list(History.load(path)) == [FIRST, whole]
+
+
+def test_every_event_is_a_kind_of_its_own() -> None:
+    """A history has as many tags as kinds of events."""
+    kinds = h.AnyEvent.__args__
+    tags = {kind.__struct_config__.tag for kind in kinds}
+    assert len(tags) == len(kinds) == 21
+    assert all(isinstance(tag, str) and tag == tag.lower() for tag in tags)
+
+
+# -- recording ---------------------------------------------------------------------------------------------------
+
+
+def test_each_event_is_on_disk_as_soon_as_it_is_recorded(tmp_path: Path) -> None:
+    """Another reader sees each event at once, so that a killed run leaves what it recorded."""
+    path = tmp_path / "history.jsonl"
+    recorder = Recorder(path)
+    try:
+        recorded: list[h.AnyEvent] = []
+        for event in (FIRST, SECOND, THIRD):
+            recorder.record(event)
+            recorded.append(event)
+            assert list(History.load(path)) == recorded
+    finally:
+        recorder.close()
+
+
+def test_times_begin_with_the_recorder_and_never_go_back(tmp_path: Path) -> None:
+    """The recorder's clock starts at about zero, counts microseconds and is monotonic."""
+    recorder = Recorder(tmp_path / "history.jsonl")
+    recorder.close()
+    times = [recorder.now() for _ in range(1000)]
+    assert times == sorted(times)
+    assert 0 <= times[0] < 5
+    assert all(time == round(time, 6) for time in times)
+
+
+def test_full_disk_is_an_error() -> None:
+    """An event that the disk has no room for is an error that names the file."""
+    recorder = Recorder(Path("/dev/full"))
+    try:
+        with pytest.raises(HarnessError, match=r"cannot write the history /dev/full: No space left on device"):
+            recorder.record(FIRST)
+    finally:
+        recorder.close()
+
+
+def test_disk_that_fills_up_inside_a_line_leaves_whole_lines(tmp_path: Path) -> None:
+    """A line of which only a part fits is an error, and is taken back: what is recorded after it stays readable."""
+    path = tmp_path / "history.jsonl"
+    child = os.fork()
+    if child == 0:  # a process of its own, for its limit on the size of files
+        status = 1
+        try:
+            recorder = Recorder(path)
+            recorder.record(FIRST)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 60, resource.RLIM_INFINITY))
+            try:
+                recorder.record(msgspec.structs.replace(THIRD, content="x" * 500))
+            except HarnessError as error:
+                status = 0 if "no space left" in str(error) else 2
+            recorder.record(SECOND)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert list(History.load(path)) == [FIRST, SECOND]
+
+
+def test_history_in_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    """A history that cannot be made is an error that names the file."""
+    path = tmp_path / "missing" / "history.jsonl"
+    with pytest.raises(HarnessError, match=r"cannot write the history .*missing/history\.jsonl: No such file"):
+        Recorder(path)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 2, 20])
+def test_last_line_of_a_killed_run_is_dropped(tmp_path: Path, cut: int) -> None:
+    """A last line without its end is dropped, and the history before it is read."""
+    path = tmp_path / "history.jsonl"
+    written(path, FIRST, SECOND, THIRD)
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert list(History.load(path)) == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"garbage",
+        b'{"event":"receiving","time":1.5,"recei',
+        b'{"event":"nonsense","time":1}',
+        b'{"event":"receiving","time":1.5}',
+        b'{"event":"receiving","time":"now","receiver":"rita"}',
+        b'{"event":"receiving","time":1.5,"receiver":"\xff"}',
+        b'{"event":"receiving","time":1.5,"receiver":"\\ud83d"}',
+        b"\xff\xfe",
+        b"\x00" * 40,
+        b"[]",
+        b"[" * 100_000,
+    ],
+    ids=lambda line: repr(line[:40]),
+)
+def test_line_that_is_no_event_is_an_error_that_says_where(tmp_path: Path, line: bytes) -> None:
+    """A whole line that is no event is an error that names the file and the line."""
+    path = tmp_path / "history.jsonl"
+    written(path, FIRST, SECOND)
+    path.write_bytes(path.read_bytes() + line + b"\n" + msgspec.json.encode(THIRD) + b"\n")
+    with pytest.raises(HarnessError, match=r"history\.jsonl, line 3: not an event of a history"):
+        History.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", r"history\.jsonl is empty$"),
+        (b'{"event":"sta', r"history\.jsonl is empty but for half a line$"),
+        (msgspec.json.encode(SECOND) + b"\n", r"history\.jsonl: a history begins with a `started` event"),
+    ],
+)
+def test_file_without_a_beginning_is_an_error(tmp_path: Path, content: bytes, why: str) -> None:
+    """A file that does not begin with a whole `started` event is an error that names the file and the reason."""
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(HarnessError, match=why):
+        History.load(path)
+
+
+@pytest.mark.parametrize(("name", "why"), [("missing.jsonl", "No such file"), (".", "Is a directory")])
+def test_file_that_cannot_be_read_is_an_error(tmp_path: Path, name: str, why: str) -> None:
+    """A path that cannot be read is an error that says why."""
+    with pytest.raises(HarnessError, match=rf"cannot read the history .*: {why}"):
+        History.load(tmp_path / name)
+
+
+def test_history_of_no_events_is_an_error() -> None:
+    """A history is never empty, and begins with `started`."""
+    for wrong in ([], [SECOND], [SECOND, FIRST]):
+        with pytest.raises(HarnessError, match="begins with a `started` event"):
+            History(wrong)
+
+
+# -- identities --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sequence", [0, 1, 9999, 10000, 123456])
+def test_identity_is_found_where_it_was_put(sequence: int) -> None:
+    """An identity is found at either end of a content, whatever surrounds it, and in an offset."""
+    message = h.message_id(RUN, "alice", sequence)
+    for text in (message, f" {message} x", f"x\n{message}\n", f"{message}-uuid", f"<b>{message}</b>", f"Ω{message}Ω"):
+        assert h.identity_in(RUN, text) == message
+
+
+def test_identity_in_an_earlier_text_comes_first() -> None:
+    """The content says whose a row is, and the offset only where the content does not."""
+    one, other = identity("alice", 1), identity("bob", 2)
+    assert h.identity_in(RUN, f"{one} {other}", other) == one
+    assert h.identity_in(RUN, "nothing", other) == other
+    assert h.identity_in(RUN, None, other) == other
+    assert h.identity_in(RUN, "", None) is None
+
+
+@pytest.mark.parametrize(
+    "text", [f"{RUN}-alice-123", f"{RUN}-alice", f"{RUN}--0001", f"{RUN}-0001", "r4f1d-alice-0001", "alice-0001", ""]
+)
+def test_part_of_an_identity_is_none(text: str) -> None:
+    """What is shorter than an identity, or another run's, is no identity of this run."""
+    assert h.identity_in(RUN, text) is None
+
+
+def test_run_token_is_taken_literally() -> None:
+    """A run's token is text and not a pattern."""
+    assert h.identity_in("r.1", "rx1-alice-0001") is None
+    assert h.identity_in("r.1", "r.1-alice-0001") == "r.1-alice-0001"
