@@ -72,9 +72,8 @@ def _judge(saved: RunFolder, declared: Declared) -> Result:
         raise HarnessError(saved.unfinished.get(declared.id, f"{saved.path / declared.id} holds no history"))
     try:
         return decide(declared, histories, before.seconds if before else 0.0)
-    except LookupError as error:
-        name = saved.path / declared.id
-        raise HarnessError(f"a history in {name} contradicts itself: nothing before it tells of {error}") from error
+    except HarnessError as error:
+        raise HarnessError(f"{saved.path / declared.id}: {error}") from error
 
 
 def _say(saved: RunFolder, declared: Declared, judged: Result | None, unfinished: str | None) -> None:

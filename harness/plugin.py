@@ -8,9 +8,7 @@ import platform
 import random
 import secrets
 import shlex
-import sys
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -235,10 +233,9 @@ def _is_worker(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Agree on the folder and the seed of this run, and refuse a target description that is not valid."""
-    if _is_worker(config):
-        settings = msgspec.convert(config.workerinput["midemit"], Settings)  # type: ignore[attr-defined]  # xdist's
-    else:
-        settings = _settings(config)
+    # pytest-xdist gives its workers this attribute, and a worker what `pytest_configure_node` put into it.
+    of_controller = getattr(config, "workerinput", {}).get("midemit")
+    settings = _settings(config) if of_controller is None else msgspec.convert(of_controller, Settings)
     config.stash[_SETTINGS] = settings
     try:
         config.stash[_GATE] = Gate(config, settings)
@@ -342,6 +339,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Have each scenario's line printed in the process that has the terminal."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and not _is_worker(session.config):
+        reporter.showfspath = False
         session.config.pluginmanager.register(Lines(reporter), "midemit-lines")
 
 

@@ -27,11 +27,11 @@ async def test_message_of_a_server_killed_under_a_lock_is_stored_once(system: Sy
     alice = await system.sender("alice")
     await alice.send()
 
-    async with system.inject(system.server.kill_now()) as kill:
-        async with system.inject(system.store.lock(system.seconds(ack_timeouts=0.5))) as lock:
-            message = alice.post()
-            await lock.bitten(message)
-            await kill.bitten(message)
+    lock_seconds = system.seconds(ack_timeouts=0.5)
+    async with system.inject(system.server.kill_now()) as kill, system.inject(system.store.lock(lock_seconds)) as lock:
+        message = alice.post()
+        await lock.bitten(message)
+        await kill.bitten(message)
 
     await alice.send()
 

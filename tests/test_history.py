@@ -1,7 +1,7 @@
 """Histories on disk: what is recorded can be read back, and what cannot be read is an error that says where."""
 
-import os
-import resource
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -129,21 +129,24 @@ def test_full_disk_is_an_error() -> None:
 def test_disk_that_fills_up_inside_a_line_leaves_whole_lines(tmp_path: Path) -> None:
     """A line of which only a part fits is an error, and is taken back: what is recorded after it stays readable."""
     path = tmp_path / "history.jsonl"
-    child = os.fork()
-    if child == 0:  # a process of its own, for its limit on the size of files
-        status = 1
-        try:
-            recorder = Recorder(path)
-            recorder.record(FIRST)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 60, resource.RLIM_INFINITY))
-            try:
-                recorder.record(msgspec.structs.replace(THIRD, content="x" * 500))
-            except HarnessError as error:
-                status = 0 if "no space left" in str(error) else 2
-            recorder.record(SECOND)
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    written(path, FIRST)
+    program = f"""
+import resource, sys
+from pathlib import Path
+from harness.errors import HarnessError
+from harness.history import Receiving, Recorder
+first = {path.read_bytes()!r}
+recorder = Recorder(Path(sys.argv[1]))
+recorder._file.write(first)
+resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 60, resource.RLIM_INFINITY))
+try:
+    recorder.record(Receiving(time=1.0, receiver="x" * 500))
+except HarnessError as error:
+    print(error)
+recorder.record(Receiving(time=1.5, receiver="rita"))
+"""
+    ran = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True, timeout=30)
+    assert ran.stdout == f"cannot write the history {path}: no space left\n"
     assert list(History.load(path)) == [FIRST, SECOND]
 
 
@@ -218,7 +221,8 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path: Path, name: str, why: st
 
 def test_history_of_no_events_is_an_error() -> None:
     """A history is never empty, and begins with `started`."""
-    for wrong in ([], [SECOND], [SECOND, FIRST]):
+    wrongs: tuple[list[h.AnyEvent], ...] = ([], [SECOND], [SECOND, FIRST])
+    for wrong in wrongs:
         with pytest.raises(HarnessError, match="begins with a `started` event"):
             History(wrong)
 

@@ -10,7 +10,9 @@ from harness import waiting
 from harness.clients.connection import ConnectFailedError, Connection
 from harness.target import Protocol
 
-RECONNECT_DELAY_SECONDS = 0.02
+# Soon after a cut, seldom while a server starts: what retries would eat is the time that it needs to get ready.
+_FIRST_RECONNECT_DELAY_SECONDS = 0.01
+_LONGEST_RECONNECT_DELAY_SECONDS = 0.08
 _CONNECT_TIMEOUT_SECONDS = 5.0
 
 
@@ -64,6 +66,7 @@ class Client:
 
     async def _stay_connected(self) -> None:
         record, now = self._recorder.record, self._recorder.now
+        delay_seconds = _FIRST_RECONNECT_DELAY_SECONDS
         while True:
             self._connections += 1
             number = self._connections
@@ -71,11 +74,13 @@ class Client:
                 connection = await self._connect(number)
             except ConnectFailedError as error:
                 record(h.ConnectFailed(time=now(), client=self.name, connection=number, reason=str(error)))
+                delay_seconds = min(2 * delay_seconds, _LONGEST_RECONNECT_DELAY_SECONDS)
             else:
                 record(h.Connected(time=now(), client=self.name, connection=number))
                 reason = await self._use(connection)
                 record(h.Disconnected(time=now(), client=self.name, connection=number, reason=reason))
-            await waiting.pause(RECONNECT_DELAY_SECONDS)
+                delay_seconds = _FIRST_RECONNECT_DELAY_SECONDS
+            await waiting.pause(delay_seconds)
 
     async def _connect(self, number: int) -> Connection:
         protocol = self._dialer.protocol

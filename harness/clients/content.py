@@ -19,20 +19,36 @@ _SAMPLES = (
     "",
 )
 _LONG_CHARACTERS = 10_000
+KINDS = len(_SAMPLES) + 1
+"""How many messages have all kinds of bodies."""
+
 _BLANKS = ("", "", "", " ", "\n", "\t ")
 
 
-def body(random_numbers: random.Random, kind: Literal["any", "plain"]) -> str:
-    """A body of a message: of any kind, or short ASCII for servers that trim or escape."""
-    if kind == "plain":
-        return f"message {random_numbers.randrange(1000)}"
-    choice = random_numbers.randrange(len(_SAMPLES) + 1)
-    if choice == len(_SAMPLES):
-        return "".join(random_numbers.choices("abcdefghij klmnop\u00e9\u4e2d", k=_LONG_CHARACTERS))
-    return _SAMPLES[choice]
+class Bodies:
+    """Deals the bodies of one sender's messages: every kind once, in the seed's order, then all of them again."""
+
+    def __init__(self, random_numbers: random.Random, kind: Literal["any", "plain"]) -> None:
+        self._random = random_numbers
+        self._kind = kind
+        self._deck: list[str] = []
+
+    def deal(self) -> str:
+        """The next body: of any kind, or short ASCII for servers that trim or escape."""
+        if self._kind == "plain":
+            return f"message {self._random.randrange(1000)}"
+        if not self._deck:
+            long = "".join(self._random.choices("abcdefghij klmnop\u00e9\u4e2d", k=_LONG_CHARACTERS))
+            self._deck = [*_SAMPLES, long]
+            self._random.shuffle(self._deck)
+        return self._deck.pop()
+
+    def wrap(self, identity: str, text: str) -> str:
+        """A message's content: its body with its identity at both ends, at times between blanks."""
+        lead, trail = ("", "") if self._kind == "plain" else self._random.choices(_BLANKS, k=2)
+        return f"{lead}{content(identity, text)}{trail}"
 
 
-def content(identity: str, text: str, random_numbers: random.Random, kind: Literal["any", "plain"]) -> str:
-    """A message's content: its body with its identity at both ends, at times between blanks."""
-    lead, trail = ("", "") if kind == "plain" else random_numbers.choices(_BLANKS, k=2)
-    return f"{lead}{identity} {text} {identity}{trail}" if text else f"{lead}{identity} {identity}{trail}"
+def content(identity: str, text: str) -> str:
+    """A body with its message's identity at both ends."""
+    return f"{identity} {text} {identity}" if text else f"{identity} {identity}"

@@ -65,6 +65,7 @@ class Sender(Client):
         self.policy: h.Policy = policy
         self.messages: list[Message] = []
         self._random = random_numbers
+        self._bodies = content.Bodies(random_numbers, dialer.content)
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
         self._heard: set[str | None] = set()
@@ -81,12 +82,8 @@ class Sender(Client):
         """
         sequence = len(self.messages) + 1
         identity = h.message_id(self._dialer.run, self.name, sequence)
-        if text is None:
-            kind = self._dialer.content
-            text = content.content(identity, content.body(self._random, kind), self._random, kind)
-        else:
-            text = content.content(identity, text, self._random, "plain")
-        message = Message(identity, text, self._offset(identity))
+        own = self._bodies.wrap(identity, self._bodies.deal()) if text is None else content.content(identity, text)
+        message = Message(identity, own, self._offset(identity))
         self.messages.append(message)
         self._recorder.record(
             h.Invoke(
@@ -94,7 +91,7 @@ class Sender(Client):
                 message=identity,
                 sender=self.name,
                 sequence=sequence,
-                content=text,
+                content=own,
                 policy=self.policy,
             )
         )

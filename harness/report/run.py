@@ -10,7 +10,7 @@ import msgspec
 
 from harness.errors import HarnessError
 from harness.history import History
-from harness.scenario import Declared, Result
+from harness.scenario import CONTROLS, Declared, Result
 
 HISTORY = "history.jsonl"
 LATEST = "latest"
@@ -84,7 +84,7 @@ def load(folder: Path) -> RunFolder:
     if not folder.is_dir():
         raise HarnessError(f"there is no run folder {folder}")
     plan = _read(folder / "plan.json", Plan)
-    _check_ids(folder / "plan.json", plan)
+    _check(folder / "plan.json", plan)
     preflight = folder / "preflight.json"
     error = _read(preflight, Preflight).error if preflight.exists() else None
     results, unfinished = {}, {}
@@ -114,8 +114,11 @@ def _read(path: Path, kind: type[_T]) -> _T:
         raise HarnessError(f"{path} is damaged: {error}") from error
 
 
-def _check_ids(path: Path, plan: Plan) -> None:
-    """Ids name folders, so a plan must not lead out of the run folder, nor lead twice to the same one."""
+def _check(path: Path, plan: Plan) -> None:
+    """Controls have to be known; ids name folders: none leads out of the run folder, no two lead to the same."""
+    for declared in plan.planned:
+        if unknown := [name for name in declared.controls if name not in CONTROLS]:
+            raise HarnessError(f"{path} is damaged: there is no control {unknown[0]!r}")
     for scenario, count in Counter(declared.id for declared in plan.planned).items():
         if scenario in ("", ".", "..") or "/" in scenario or "\\" in scenario or "\0" in scenario:
             raise HarnessError(f"{path} is damaged: {scenario!r} cannot be the id of a scenario")
@@ -131,7 +134,8 @@ def _result(folder: Path, declared: Declared, preflight_error: str | None) -> Re
             raise HarnessError(f"{path} is damaged: it is the verdict of {result.id!r}")
         return result
     if preflight_error is not None:
-        raise HarnessError(f"it did not run: the message before the first scenario failed: {preflight_error}")
+        first = next(iter(preflight_error.splitlines()), "")
+        raise HarnessError(f"it did not run: the message before the first scenario failed: {first}")
     begun = [path.parent.name for path in sorted(folder.glob(f"*/{HISTORY}"), key=_age)]
     if begun:
         raise HarnessError(f"it did not finish: the run ended during its {begun[-1]}")

@@ -79,13 +79,13 @@ def read(path: Path) -> Told:
     """Read and fold a saved history.
 
     Raises:
-        HarnessError: it cannot be read, or contradicts itself.
+        HarnessError: it cannot be read or is damaged; the text names the file.
     """
     history = History.load(path)
     try:
         fates = checker.fold(history)
-    except LookupError as error:
-        raise HarnessError(f"the history {path} contradicts itself: nothing before it tells of {error}") from error
+    except HarnessError as error:
+        raise HarnessError(f"{path}: {error}") from error
     return Told(history, fates, _spans(history), [event for event in history if isinstance(event, _Surrounding)])
 
 

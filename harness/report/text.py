@@ -26,7 +26,7 @@ def visible(text: str, keep: str = "\n\t") -> str:
     r"""`text` with control characters and bidirectional overrides spelled out (`\x1b`, `\u202e`), but for `keep`."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escaped(c) if c not in keep and _is_hidden(c) else c for c in text)
+    return text.translate({ord(c): _escaped(c) for c in set(text) - set(keep) if _is_hidden(c)})
 
 
 def one_line(text: str) -> str:

@@ -220,6 +220,11 @@ def resisting(name: str) -> History:
     return script.finish([before, during, script.send("after")])
 
 
+def encoded(history: History) -> bytes:
+    """A history as it is saved."""
+    return b"".join(msgspec.json.encode(event) + b"\n" for event in history)
+
+
 # -- run folders -------------------------------------------------------------------------------------------------
 
 
@@ -287,8 +292,7 @@ class RunBuilder:
         (folder / "scenario.json").write_bytes(msgspec.json.encode(case))
         for name, history in histories.items():
             (folder / name).mkdir()
-            lines = b"".join(msgspec.json.encode(event) + b"\n" for event in history)
-            (folder / name / "history.jsonl").write_bytes(lines)
+            (folder / name / "history.jsonl").write_bytes(encoded(history))
             (folder / name / "server.log").write_text("listening\n", encoding="utf-8")
         return folder
 

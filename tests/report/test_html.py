@@ -1,0 +1,227 @@
+"""index.html: complete, safe, small and without requests."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness import report
+from harness.checker import Anomaly
+from harness.report import text
+from tests.report import samples
+from tests.report.samples import RunBuilder, Script, declared
+
+_VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
+_HOSTILE = "</script><img src=x onerror=alert(1)>]]>\0\x1b\u202e\u2066 \U0001f469\u200d\U0001f467 '\"{{ 7*7 }}<!--"
+
+
+class Page(HTMLParser):
+    """A parsed page: its elements, its text, its styles and scripts."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.inner: dict[str, str] = {"style": "", "script": ""}
+        self.source = source
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an element."""
+        self.elements.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Every element is closed in its turn."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note text, and what is not shown apart."""
+        if self.open and self.open[-1] in self.inner:
+            self.inner[self.open[-1]] += data
+        else:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """The attributes of the elements of one name."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page_of(folder: Path) -> Page:
+    """The page of a run folder."""
+    report.write(folder)
+    return Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def showcase(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page of a run with one of everything."""
+    folder = tmp_path_factory.mktemp("reports") / "showcase"
+    samples.write_showcase(folder)
+    return page_of(folder)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page of a run in which every text of others is hostile."""
+    folder = tmp_path_factory.mktemp("reports") / "hostile"
+    built = RunBuilder(folder, command=_HOSTILE, claims={_HOSTILE: _HOSTILE}, environment={_HOSTILE: _HOSTILE})
+    scenario = _HOSTILE.replace("/", "").replace("\0", "") + "-python-polling"
+    case = declared(scenario, family=_HOSTILE, title=_HOSTILE, replay=_HOSTILE, nodeid=_HOSTILE)
+    built.run(case, {"claim": samples.broken_claim("lost", body=_HOSTILE + "x" * 10_000)})
+    built.omit("missing", _HOSTILE, _HOSTILE)
+    built.omit("not_offered", _HOSTILE, _HOSTILE)
+    built.preflight(_HOSTILE)
+    return page_of(folder)
+
+
+def test_the_page_makes_no_request(showcase: Page) -> None:
+    """Nothing on the page loads anything: no image, no external style or script, and links only into the run folder."""
+    assert not {tag for tag, _ in showcase.elements} & {"img", "link", "iframe", "object", "embed", "form"}
+    assert all("src" not in attributes and "style" not in attributes for _, attributes in showcase.elements)
+    links = [attributes["href"] or "" for attributes in showcase.all("a")]
+    assert not any(re.match(r"[a-z]+:|/", link) for link in links)
+    assert "url(" not in showcase.inner["style"]
+
+
+@pytest.mark.parametrize("tag", ["style", "script"])
+def test_the_policy_allows_exactly_what_the_page_holds(showcase: Page, tag: str) -> None:
+    """The Content-Security-Policy names the hash of the one style and the one script, and allows nothing else."""
+    digest = base64.b64encode(hashlib.sha256(showcase.inner[tag].encode()).digest()).decode()
+    policy = next(meta["content"] or "" for meta in showcase.all("meta") if "http-equiv" in meta)
+    assert policy.startswith("default-src 'none'; ")
+    assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+
+
+def test_every_link_leads_somewhere(showcase: Page, tmp_path: Path) -> None:
+    """Fragments name an element of the page, each id once, and raw files exist."""
+    built = samples.write_showcase(tmp_path)
+    ids = [attributes["id"] for _, attributes in showcase.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for link in (attributes["href"] or "" for attributes in showcase.all("a")):
+        assert link[1:] in ids if link.startswith("#") else (built.folder / link).is_file()
+
+
+def test_what_is_not_kept_is_open_and_first(showcase: Page) -> None:
+    """Kept scenarios are collapsed, the others open and in front."""
+    is_open = ["open" in attributes for attributes in showcase.all("details")]
+    assert is_open == [True] * 7 + [False] * 4
+
+
+def test_the_top_says_the_verdict_and_why(showcase: Page) -> None:
+    """The page begins with the gate's word, its reason and the counts."""
+    top = re.sub(r"\s+", " ", showcase.text.split("Scenarios")[0])
+    assert "!error 2 of 11 planned scenarios ended in an error" in top
+    assert "11 planned 10 ran ✓4 kept ?2 unproven ✗3 broken !2 error 2 not offered 1 missing" in top
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "exactly-once in total order does not hold: lost",
+        "What a killed server had is not lost.",
+        "acknowledged, not stored",
+        "attempt 1 has an unknown outcome: transport close",
+        "bob never",
+        "the server ended by itself: exit status 1",
+        "sent 6 characters, stored 17",
+        "its row is readable while none of its attempts is answered",
+        "null dirty",
+        "raise protocol.ack_timeout_seconds",
+        "no message was acknowledged",
+        "toxiproxy: the control plane answers 503",
+        "the run ended during its claim",
+        "pytest 'scenarios/test_kill.py::test_it[kill-mid-emit-python-websocket]' --seed 7",
+        "the target has no crash point 'after_commit'",
+        "there is no Docker on this machine",
+        "2.12.0 (go install)",
+        "harness/targets/reference/target.toml",
+    ],
+)
+def test_the_page_tells_everything(showcase: Page, text: str) -> None:
+    """Verdicts, fates, bites, controls, commands, the run and what did not run are all on the page."""
+    assert text in showcase.text
+
+
+def test_hostile_text_stays_text(hostile: Page) -> None:
+    """No text of others becomes an element, an attribute or part of the script."""
+    assert not hostile.all("img")
+    assert len(hostile.all("script")) == 1
+    assert not any(name.startswith("on") for _, attributes in hostile.elements for name in attributes)
+    assert "{{ 7*7 }}" in hostile.text
+    assert "onerror" not in hostile.inner["script"]
+
+
+def test_what_cannot_be_seen_is_shown(hostile: Page) -> None:
+    """Control characters and bidirectional overrides are nowhere on the page but as escapes."""
+    assert not re.search("[\0-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", hostile.source)
+    assert "\\u202e" in hostile.text
+    assert "<span class='hidden-character'>\\u202e</span>" in hostile.source
+
+
+def test_a_body_is_cut(hostile: Page) -> None:
+    """A body of 10 kB shows its beginning and its length."""
+    assert "x" * (text.BODY_CHARACTERS + 1) not in hostile.source
+    assert f"of {10_000 + len(_HOSTILE):,} characters" in hostile.text
+
+
+def test_ten_thousand_messages_are_all_listed_in_two_megabytes(tmp_path: Path) -> None:
+    """No anomaly is cut, though two receivers miss every message, and the page stays small."""
+    script = Script()
+    messages = [script.post(f"body {number}") for number in range(10_000)]
+    missed = [
+        Anomaly("missed", message, f"stored as row {number}, never received by {receiver}", receiver, 1.0)
+        for receiver in ("undisturbed", "disturbed")
+        for number, message in enumerate(messages)
+    ]
+    built = RunBuilder(tmp_path)
+    result = built.broken("lock-python-polling", "lost")
+    (tmp_path / result.id / "claim" / "history.jsonl").write_bytes(samples.encoded(script.finish([])))
+    verdict = msgspec.structs.replace(result, anomalies=missed)
+    (tmp_path / result.id / "verdict.json").write_bytes(msgspec.json.encode(verdict))
+    page = page_of(tmp_path)
+    assert (tmp_path / "index.html").stat().st_size < 2_000_000
+    for receiver in ("undisturbed", "disturbed"):
+        assert page.text.count(f", never received by {receiver}") == 10_000
+    assert all(message in page.text for message in messages)
+
+
+def test_anomalies_that_are_alike_share_a_line(tmp_path: Path) -> None:
+    """Thousands of lost messages are a few fates, and one range for all the others."""
+    built = RunBuilder(tmp_path)
+    built.run(declared("lock-python-polling"), {"claim": samples.lost_everything(1000)})
+    assert "r7-alice-0201..1000: acknowledged, not stored" in page_of(tmp_path).text
+
+
+def test_without_a_history_the_anomalies_are_still_shown(tmp_path: Path) -> None:
+    """A history that is gone takes the fates with it, not the anomalies, and the page says so."""
+    built = RunBuilder(tmp_path)
+    result = built.broken("lock-broken-python-polling", "lost")
+    (tmp_path / result.id / "claim" / "history.jsonl").unlink()
+    page = page_of(tmp_path)
+    assert "acknowledged, not stored" in page.text
+    assert "The fates of these messages cannot be shown: cannot read the history" in page.text
+
+
+def test_a_run_without_scenarios_has_a_page(tmp_path: Path) -> None:
+    """A run in which nothing was planned says so on its page."""
+    RunBuilder(tmp_path)
+    assert "No scenario was planned" in page_of(tmp_path).text
+
+
+def test_the_page_is_a_function_of_the_folder(tmp_path: Path) -> None:
+    """Writing the report twice gives the same bytes."""
+    samples.write_showcase(tmp_path)
+    names = ("summary.json", "junit.xml", "index.html")
+    report.write(tmp_path)
+    first = [(tmp_path / name).read_bytes() for name in names]
+    report.write(tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in names] == first

@@ -1,0 +1,545 @@
+"""What a scenario declares, the runs that makes on a target, and how these runs become one verdict."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from harness import history as h
+from harness import scenario as s
+from harness.history import History
+from harness.target import Claims, Controls, Protocol, Server, Store, Target
+from tests.histories import Script
+
+
+def target(
+    *,
+    guarantee: h.Guarantee = "exactly-once",
+    order: h.Order = "total",
+    without_unique: bool = True,
+    crash_points: Mapping[str, dict[str, str]] | None = None,
+) -> Target:
+    """A target with these claims and controls."""
+    return Target(
+        schema=1,
+        name="reference",
+        server=Server(command=["{python}", "--port", "{port}", "--database", "{database}"]),
+        protocol=Protocol(event="chat message"),
+        store=Store(kind="sqlite", location="{database}", rows="SELECT"),
+        claims=Claims(guarantee=guarantee, order=order),
+        controls=Controls(without_unique=["{python}", "--without-unique"] if without_unique else None),
+        crash_points=dict(crash_points or {}),
+        path=Path("/nowhere/target.toml"),
+    )
+
+
+async def schedule(system: object, **parameters: object) -> None:
+    """A schedule that does nothing."""
+
+
+def declared(
+    *,
+    family: str = "lock",
+    controls: tuple[str, ...] = (),
+    variants: Mapping[str, Mapping[str, object]] | None = None,
+    order: tuple[h.Order, ...] | None = None,
+    crash_point: str | None = None,
+) -> s.Scenario:
+    """A declared scenario."""
+
+    async def own(system: object, **parameters: object) -> None:
+        """A schedule of its own: the declaration is kept on the function."""
+
+    s.scenario(family=family, controls=controls, variants=variants, order=order, crash_point=crash_point)(own)
+    found = getattr(own, s.ATTRIBUTE)
+    assert isinstance(found, s.Scenario)
+    return found
+
+
+def case(of: s.Scenario, variant: str = "") -> s.Case:
+    """One case of a scenario."""
+    return s.Case(of, variant, "python", "websocket")
+
+
+# -- cases and runs ----------------------------------------------------------------------------------------------
+
+
+def test_decorated_schedule_stays_the_function_it_was() -> None:
+    """Declaring a scenario returns the schedule itself, with the declaration on it."""
+    assert s.scenario(family="baseline")(schedule) is schedule
+    found = getattr(schedule, s.ATTRIBUTE)
+    assert (found.schedule, found.family, found.controls) == (schedule, "baseline", ())
+
+
+def test_case_has_an_id_of_family_variant_client_and_transport() -> None:
+    """Each variant over each transport is a case, with its id in that order."""
+    lock = declared(variants={"long": {}, "short": {}})
+    assert [each.id for each in s.cases(lock)] == [
+        "lock-long-python-websocket",
+        "lock-short-python-websocket",
+        "lock-long-python-polling",
+        "lock-short-python-polling",
+    ]
+
+
+def test_case_without_variants_has_none_in_its_id() -> None:
+    """A scenario without variants has one case for each transport."""
+    assert [each.id for each in s.cases(declared())] == ["lock-python-websocket", "lock-python-polling"]
+
+
+def test_ids_of_a_scenario_are_unique() -> None:
+    """No two cases share an id."""
+    ids = [each.id for each in s.cases(declared(variants={"a": {}, "b": {}, "c": {}}))]
+    assert len(set(ids)) == len(ids) == 6
+
+
+def test_unknown_control_is_refused_when_it_is_declared() -> None:
+    """A misspelled control is an error at import, and no control that silently never runs."""
+    with pytest.raises(KeyError, match="onse"):
+        s.scenario(family="lock", controls=["onse"])(schedule)
+
+
+def test_each_control_runs_after_its_null_and_the_claim_comes_last() -> None:
+    """A case runs null and control of each of its controls, in the order declared, and then the claim."""
+    runs = s.runs(case(declared(controls=("new-offset", "without_unique"))), target())
+    assert [(run.folder, run.role, run.policy, run.server) for run in runs] == [
+        ("null-new-offset", "null", "new-offset", None),
+        ("control-new-offset", "control", "new-offset", None),
+        ("null-without_unique", "null", "persistent", "without_unique"),
+        ("control-without_unique", "control", "persistent", "without_unique"),
+        ("claim", "claim", "persistent", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "policy"),
+    [("exactly-once", "persistent"), ("at-least-once", "persistent"), ("at-most-once", "once")],
+)
+def test_claim_decides_what_its_senders_do(guarantee: h.Guarantee, policy: h.Policy) -> None:
+    """Who claims at most once is sent every message once, all others have it resent."""
+    (run,) = s.runs(case(declared()), target(guarantee=guarantee))
+    assert (run.folder, run.role, run.control, run.policy) == ("claim", "claim", None, policy)
+
+
+def test_controls_and_nulls_run_with_one_sender() -> None:
+    """Where a variant has five senders its controls and nulls have one, and everything else in common with it."""
+    of = declared(controls=("once",), variants={"five": {"senders": 5, "hold": 2}, "plain": {"hold": 2}})
+    assert [run.parameters for run in s.runs(case(of, "five"), target())] == [
+        {"senders": 1, "hold": 2},
+        {"senders": 1, "hold": 2},
+        {"senders": 5, "hold": 2},
+    ]
+    assert [run.parameters for run in s.runs(case(of, "plain"), target())] == [{"hold": 2}] * 3
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "without_unique", "folders"),
+    [
+        ("exactly-once", True, ["once", "new-offset", "without_unique"]),
+        ("exactly-once", False, ["once", "new-offset"]),
+        ("at-least-once", True, ["once"]),
+        ("at-most-once", True, ["new-offset", "without_unique"]),
+        ("at-most-once", False, ["new-offset"]),
+    ],
+)
+def test_only_controls_that_threaten_the_guarantee_run(
+    guarantee: h.Guarantee, without_unique: bool, folders: list[str]
+) -> None:
+    """A control whose anomaly does not break the guarantee, or that the target does not offer, is not run."""
+    of = declared(controls=("once", "new-offset", "without_unique"))
+    runs = s.runs(case(of), target(guarantee=guarantee, without_unique=without_unique))
+    assert [run.folder for run in runs if run.role == "control"] == [f"control-{name}" for name in folders]
+    assert [run.folder for run in runs if run.role == "null"] == [f"null-{name}" for name in folders]
+    assert s.not_offered(case(of), target(guarantee=guarantee, without_unique=without_unique)) is None
+
+
+# -- what is not offered -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("controls", "guarantee", "why"),
+    [
+        (("once",), "exactly-once", None),
+        (("once",), "at-least-once", None),
+        (("once",), "at-most-once", "a message that is 'lost' does not break 'at-most-once'"),
+        (("new-offset",), "exactly-once", None),
+        (("new-offset",), "at-most-once", None),
+        (("new-offset",), "at-least-once", "a message that is 'duplicate' does not break 'at-least-once'"),
+        (("new-offset", "without_unique"), "at-least-once", "that is 'duplicate' does not break 'at-least-once'"),
+        (("once", "new-offset"), "at-least-once", None),
+        (("once", "new-offset"), "at-most-once", None),
+        ((), "at-most-once", None),
+    ],
+)
+def test_family_that_threatens_nothing_is_not_offered(
+    controls: tuple[str, ...], guarantee: h.Guarantee, why: str | None
+) -> None:
+    """A case none of whose controls can break the target's guarantee is not offered, with the reason."""
+    found = s.not_offered(case(declared(controls=controls)), target(guarantee=guarantee))
+    assert found is None if why is None else why in (found or "")
+
+
+def test_case_whose_only_control_the_target_lacks_is_not_offered() -> None:
+    """A target without a control of its own is not asked for what only that control could show."""
+    of = case(declared(controls=("without_unique",)))
+    assert s.not_offered(of, target(without_unique=False)) == "the target offers none of its controls"
+    assert s.not_offered(of, target()) is None
+
+
+def test_case_for_another_order_is_not_offered() -> None:
+    """A scenario about an order is asked only of targets that claim it."""
+    of = case(declared(order=("sender", "total")))
+    assert s.not_offered(of, target(order="sender")) is None
+    assert s.not_offered(of, target(order="total")) is None
+    for order in ("sequential", "none"):
+        why = f"the target claims the order '{order}'; this needs 'sender' or 'total'"
+        assert s.not_offered(of, target(order=order)) == why
+
+
+def test_case_for_a_crash_point_is_not_offered_without_it() -> None:
+    """A scenario about a crash point is asked only of targets that have it."""
+    of = case(declared(crash_point="after_commit"))
+    assert s.not_offered(of, target()) == "the target has no crash point 'after_commit'"
+    assert s.not_offered(of, target(crash_points={"after_commit": {"CRASH": "{message}"}})) is None
+
+
+# -- seeds -------------------------------------------------------------------------------------------------------
+
+
+def numbers(seed: int, case_id: str, run: s.Run) -> list[float]:
+    """The first random numbers of a run."""
+    random_numbers = s.seed_of(seed, case_id, run)
+    return [random_numbers.random() for _ in range(3)]
+
+
+def test_seed_repeats_a_run() -> None:
+    """The same seed, case and run give the same numbers, today and on any machine."""
+    claim = s.runs(case(declared()), target())[-1]
+    assert numbers(7, "lock-python-polling", claim) == numbers(7, "lock-python-polling", claim)
+    assert numbers(7, "lock-python-polling", claim)[0] == pytest.approx(0.3825985948829007)
+
+
+def test_each_seed_case_and_run_has_numbers_of_its_own() -> None:
+    """Another seed, another case or another run gives other numbers."""
+    null, control, claim = s.runs(case(declared(controls=("once",))), target())
+    drawn = [
+        numbers(7, "a", claim),
+        numbers(8, "a", claim),
+        numbers(7, "b", claim),
+        numbers(7, "a", null),
+        numbers(7, "a", control),
+    ]
+    assert len({tuple(each) for each in drawn}) == len(drawn)
+
+
+# -- the histories of runs ---------------------------------------------------------------------------------------
+
+
+def kept() -> History:
+    """A run in which the fault bit and nothing was harmed."""
+    script = Script()
+    before = script.send()
+    script.fault()
+    during = script.post()
+    script.attempt(during)
+    script.info(during)
+    script.bitten(during)
+    script.healed()
+    script.attempt(during)
+    script.acknowledge(during)
+    script.rows(before, during, script.send())
+    return script.finished()
+
+
+def lost_during_the_fault(*, bitten: bool = True, seen: bool = True) -> History:
+    """A run that lost a message, the one that the fault was seen to bite or another one."""
+    script = Script()
+    before = script.send()
+    script.fault()
+    during = script.post(policy="once")
+    script.attempt(during)
+    script.info(during)
+    script.settle(during, "handed-over")
+    script.bitten(during if bitten else before, seen=seen)
+    script.healed()
+    script.rows(before, script.send())
+    return script.finished()
+
+
+def doubled_during_the_fault(rows: int = 2, *, acknowledged: bool = True) -> History:
+    """A run in which the bitten message was attempted twice and stored `rows` times."""
+    script = Script()
+    before = script.send()
+    script.fault()
+    during = script.post(policy="new-offset")
+    script.attempt(during)
+    script.info(during)
+    script.bitten(during)
+    script.healed()
+    script.attempt(during)
+    if acknowledged:
+        script.acknowledge(during)
+    else:
+        script.info(during)
+        script.settle(during, "gave-up")
+    script.rows(before, *[during] * rows, script.send())
+    return script.finished()
+
+
+def silent(*, seen: bool = True) -> History:
+    """A control under which the bitten message was neither lost nor doubled, without a second attempt."""
+    script = Script()
+    before = script.send()
+    script.fault()
+    during = script.send()
+    script.bitten(during, seen=seen)
+    script.healed()
+    script.rows(before, during, script.send())
+    return script.finished()
+
+
+def quiet(*, timed_out: bool = False, lost: bool = False, foreign: bool = False) -> History:
+    """A run without a fault."""
+    script = Script(role="null")
+    posted = script.post()
+    if timed_out:
+        script.attempt(posted)
+        script.info(posted, timed_out=True)
+    script.attempt(posted)
+    script.acknowledge(posted)
+    if not lost:
+        script.rows(posted)
+    if foreign:
+        script.row("somebody else's")
+    return script.finished()
+
+
+def nothing_sent() -> History:
+    """A run without a fault in which nobody said anything."""
+    return Script(role="null").finished()
+
+
+def failed() -> History:
+    """A run around which something failed."""
+    script = Script()
+    script.failed()
+    return script.history()
+
+
+def interrupted() -> History:
+    """A run that ended too early."""
+    return Script().history()
+
+
+def resent_while_disconnected() -> History:
+    """A run in which an attempt ended with its connection, which is no ack timeout."""
+    script = Script(role="null")
+    posted = script.post()
+    script.attempt(posted)
+    script.info(posted, timed_out=False)
+    script.attempt(posted)
+    script.acknowledge(posted)
+    script.rows(posted)
+    return script.finished()
+
+
+def decided(controls: list[str], histories: Mapping[str, History | None]) -> s.Result:
+    """The verdict on a case with these controls and histories; None is a run that left none."""
+    of = s.Declared("lock-python-polling", "lock", "python", "polling", "A lock.", "x.py::t", "pytest x", controls)
+    return s.decide(of, {folder: history for folder, history in histories.items() if history is not None}, 1.23456)
+
+
+def one_control(
+    *, control: History | None, null: History | None, claim: History | None = None, name: str = "once"
+) -> s.Result:
+    """The verdict on a case with one control and a claim that is kept unless it is given."""
+    return decided([name], {"claim": claim or kept(), f"control-{name}": control, f"null-{name}": null})
+
+
+# -- controls ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "control", "shown", "verdict"),
+    [
+        pytest.param("once", lost_during_the_fault(), ["lost"], "bites", id="lost on the bitten message"),
+        pytest.param("once", lost_during_the_fault(bitten=False), [], "silent", id="lost on another message"),
+        pytest.param("once", lost_during_the_fault(seen=False), [], "silent", id="lost, and the bite was not seen"),
+        pytest.param("once", silent(), [], "silent", id="nothing happened"),
+        pytest.param("once", silent(seen=False), [], "silent", id="nothing happened, and no bite"),
+        pytest.param("once", doubled_during_the_fault(), ["duplicate"], "silent", id="another anomaly"),
+        pytest.param("new-offset", doubled_during_the_fault(), ["duplicate"], "bites", id="duplicate"),
+        pytest.param("new-offset", doubled_during_the_fault(3), ["duplicate"], "bites", id="stored three times"),
+        pytest.param("new-offset", doubled_during_the_fault(1), [], "not offered", id="resent and stored once"),
+        pytest.param("new-offset", doubled_during_the_fault(0), ["lost"], "silent", id="resent and lost"),
+        pytest.param(
+            "new-offset",
+            doubled_during_the_fault(1, acknowledged=False),
+            ["false_failure"],
+            "silent",
+            id="stored once, and the second attempt was not acknowledged",
+        ),
+        pytest.param("new-offset", silent(), [], "silent", id="no second attempt"),
+        pytest.param("without_unique", doubled_during_the_fault(), ["duplicate"], "bites", id="server's own switch"),
+        pytest.param("once", failed(), [], "error", id="the run failed"),
+        pytest.param("once", interrupted(), [], "error", id="the run was interrupted"),
+        pytest.param("once", None, [], "error", id="no history"),
+    ],
+)
+def test_control_is_judged_by_the_bitten_message(
+    name: str, control: History | None, shown: list[str], verdict: str
+) -> None:
+    """A control bites when its anomaly is on the message that the fault was seen to bite, and by nothing else."""
+    (found,) = one_control(name=name, control=control, null=quiet()).controls
+    assert (found.name, found.shown, found.verdict, found.null) == (name, shown, verdict, "clean")
+    assert found.expected == ("lost" if name == "once" else "duplicate")
+    assert found.why
+
+
+def test_control_without_a_bite_says_what_was_seen_instead() -> None:
+    """A silent control whose fault was not seen to bite says so."""
+    (found,) = one_control(control=silent(seen=False), null=quiet()).controls
+    assert "not seen to bite: its row was never readable" in found.why
+
+
+@pytest.mark.parametrize(
+    ("null", "word", "why"),
+    [
+        pytest.param(quiet(), "clean", "", id="clean"),
+        pytest.param(quiet(foreign=True), "clean", "", id="rows of others"),
+        pytest.param(resent_while_disconnected(), "clean", "", id="a resend that is no timeout"),
+        pytest.param(quiet(lost=True), "dirty", "it shows lost", id="an anomaly"),
+        pytest.param(quiet(timed_out=True), "dirty", "raise protocol.ack_timeout_seconds", id="an ack timeout"),
+        pytest.param(
+            quiet(timed_out=True, lost=True),
+            "dirty",
+            "raise protocol.ack_timeout_seconds",
+            id="a timeout explains more",
+        ),
+        pytest.param(nothing_sent(), "dirty", "no message was acknowledged", id="nothing acknowledged"),
+        pytest.param(failed(), "error", "its null failed: toxiproxy", id="failed"),
+        pytest.param(interrupted(), "error", "interrupted", id="interrupted"),
+        pytest.param(None, "error", "its null left no history", id="no history"),
+    ],
+)
+def test_null_has_to_show_nothing(null: History | None, word: str, why: str) -> None:
+    """The traffic of a control without the fault shows nothing, or it is dirty and says how to help."""
+    (found,) = one_control(control=lost_during_the_fault(), null=null).controls
+    assert found.null == word
+    assert (why in found.why) if why else found.why == "lost, on the bitten message"
+
+
+def test_reported_anomaly_makes_a_null_dirty() -> None:
+    """An anomaly that breaks no claim still shows that the traffic alone does what the fault is blamed for."""
+    script = Script(guarantee="at-least-once", role="null")
+    posted = script.send()
+    script.rows(posted, posted)
+    (found,) = one_control(control=lost_during_the_fault(), null=script.finished()).controls
+    assert found.null == "dirty"
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------
+
+BITES, RESISTED, SILENT = lost_during_the_fault(), doubled_during_the_fault(1), silent()
+BROKEN = lost_during_the_fault()
+UNPROVEN = silent(seen=False)
+
+
+@pytest.mark.parametrize(
+    ("control", "null", "claim", "verdict"),
+    [
+        pytest.param(BITES, quiet(), kept(), "kept", id="kept"),
+        pytest.param(BITES, quiet(), BROKEN, "broken", id="broken"),
+        pytest.param(BITES, quiet(), UNPROVEN, "unproven", id="claim unproven"),
+        pytest.param(BITES, quiet(), failed(), "error", id="claim failed"),
+        pytest.param(BITES, quiet(), interrupted(), "error", id="claim interrupted"),
+        pytest.param(SILENT, quiet(), kept(), "unproven", id="no control bites"),
+        pytest.param(SILENT, quiet(), BROKEN, "broken", id="broken outweighs a silent control"),
+        pytest.param(SILENT, quiet(), UNPROVEN, "unproven", id="both unproven"),
+        pytest.param(RESISTED, quiet(), kept(), "not offered", id="the target resists"),
+        pytest.param(RESISTED, quiet(), BROKEN, "broken", id="broken outweighs a target that resists"),
+        pytest.param(RESISTED, quiet(), UNPROVEN, "unproven", id="unproven outweighs a target that resists"),
+        pytest.param(BITES, quiet(lost=True), kept(), "unproven", id="dirty null"),
+        pytest.param(BITES, quiet(lost=True), BROKEN, "broken", id="broken outweighs a dirty null"),
+        pytest.param(BITES, quiet(lost=True), UNPROVEN, "unproven", id="dirty null and claim unproven"),
+        pytest.param(BITES, failed(), kept(), "error", id="null failed"),
+        pytest.param(BITES, failed(), BROKEN, "error", id="an error of the null outweighs broken"),
+        pytest.param(failed(), quiet(), kept(), "error", id="control failed"),
+        pytest.param(failed(), quiet(), BROKEN, "error", id="an error of the control outweighs broken"),
+        pytest.param(failed(), quiet(lost=True), UNPROVEN, "error", id="error outweighs unproven"),
+        pytest.param(None, quiet(), kept(), "error", id="control without a history"),
+        pytest.param(BITES, None, kept(), "error", id="null without a history"),
+    ],
+)
+def test_claim_control_and_null_make_one_verdict(
+    control: History | None, null: History | None, claim: History, verdict: str
+) -> None:
+    """Error outweighs broken, broken outweighs unproven, and kept needs a control that bites and a clean null."""
+    result = one_control(control=control, null=null, claim=claim)
+    assert result.verdict == verdict
+    assert result.why
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        (doubled_during_the_fault(), doubled_during_the_fault(), "kept"),
+        (doubled_during_the_fault(), SILENT, "kept"),
+        (SILENT, doubled_during_the_fault(), "kept"),
+        (RESISTED, doubled_during_the_fault(), "kept"),
+        (SILENT, SILENT, "unproven"),
+        (RESISTED, SILENT, "unproven"),
+        (SILENT, RESISTED, "unproven"),
+        (RESISTED, RESISTED, "not offered"),
+        (doubled_during_the_fault(), failed(), "error"),
+        (failed(), doubled_during_the_fault(), "error"),
+    ],
+)
+def test_one_of_two_controls_has_to_bite(first: History, second: History, verdict: str) -> None:
+    """One control that bites is enough, one that fails is an error, and only where all are resisted none is offered."""
+    names = ["new-offset", "without_unique"]
+    histories = {"claim": kept()} | {f"null-{name}": quiet() for name in names}
+    controls = {f"control-{name}": control for name, control in zip(names, (first, second), strict=True)}
+    assert decided(names, histories | controls).verdict == verdict
+
+
+def test_one_dirty_null_is_unproven_though_another_control_bites() -> None:
+    """Every null has to be clean, also that of a control that another one makes unnecessary."""
+    names = ["new-offset", "without_unique"]
+    histories = {"claim": kept(), "null-new-offset": quiet(), "null-without_unique": quiet(timed_out=True)}
+    result = decided(names, histories | {f"control-{name}": doubled_during_the_fault() for name in names})
+    assert result.verdict == "unproven"
+    assert "control without_unique" in result.why
+    assert "raise protocol.ack_timeout_seconds" in result.why
+
+
+@pytest.mark.parametrize(("claim", "verdict"), [(kept(), "kept"), (BROKEN, "broken"), (UNPROVEN, "unproven")])
+def test_case_without_controls_is_its_claim(claim: History, verdict: str) -> None:
+    """Where no control is declared the claim alone decides."""
+    assert decided([], {"claim": claim}).verdict == verdict
+
+
+def test_case_whose_claim_left_no_history_is_an_error() -> None:
+    """A case that did not come to its claim is an error, with its controls in the result."""
+    result = decided(["once"], {"control-once": BITES, "null-once": quiet()})
+    assert (result.verdict, result.why) == ("error", "the run of the claim left no history")
+    assert [control.verdict for control in result.controls] == ["bites"]
+    assert (result.counts, result.anomalies, result.bites) == ({}, [], [])
+
+
+def test_result_carries_the_claim_and_what_was_declared() -> None:
+    """A result has the claim's counts, anomalies, bites and recovery time, and says what case it is."""
+    result = one_control(control=BITES, null=quiet(), claim=BROKEN)
+    assert (result.id, result.family, result.client, result.transport) == (
+        "lock-python-polling",
+        "lock",
+        "python",
+        "polling",
+    )
+    assert (result.title, result.nodeid, result.replay, result.seconds) == ("A lock.", "x.py::t", "pytest x", 1.235)
+    assert [anomaly.kind for anomaly in result.anomalies] == ["lost"]
+    assert result.reported == []
+    assert (result.counts["sent"], result.counts["stored"]) == (3, 2)
+    assert [bite.seen for bite in result.bites] == [True]
+    assert result.recovery_seconds is not None
+    assert "lost" in result.why
