@@ -17,8 +17,8 @@ from .transport import dismiss, make_server
 
 _FINISH_WRITES_SECONDS = 0.4
 _FINISH_DELIVERY_SECONDS = 0.1
-_FLUSH_SECONDS = 0.1
-_CLOSE_SECONDS = 0.1
+_FLUSH_SECONDS = 1.0
+_CLOSE_SECONDS = 1.0
 
 
 class AddressError(Exception):
