@@ -179,13 +179,15 @@ def fold(history: h.History) -> Fates:
                 fate.settled, fate.settled_at = event.outcome, event.time
             case h.Row():
                 message = h.identity_in(run, event.content, event.client_offset)
-                seen_unposted.update({message} - fates.messages.keys())
+                if message not in fates.messages:
+                    seen_unposted.add(message)
                 _add_row(fates, event, message)
             case h.Receiving():
                 fates.receivers.setdefault(event.receiver, [])
             case h.Received():
                 message = h.identity_in(run, event.content)
-                seen_unposted.update({message} - fates.messages.keys())
+                if message not in fates.messages:
+                    seen_unposted.add(message)
                 _add_received(fates, event, message)
             case h.ServerExited():
                 fates.exits.append(event)

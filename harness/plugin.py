@@ -1,5 +1,6 @@
 """The pytest plugin: options, scenarios as items, one line for each, the report and the gate's exit status."""
 
+import argparse
 import asyncio
 import datetime
 import fcntl
@@ -39,7 +40,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--toxiproxy-url", default=None, metavar="URL", help="use this running Toxiproxy instead of one of our own"
     )
-    group.addoption("--reports", default=None, metavar="FOLDER", help="where reports are written (default: reports)")
+    group.addoption(
+        "--reports",
+        type=_writable,
+        default=None,
+        metavar="FOLDER",
+        help="where reports are written (default: reports)",
+    )
+
+
+def _writable(folder: str) -> str:
+    """A folder that can be written, or made; said while pytest reads its options, before anything has run."""
+    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{folder} cannot be written: {there} is not a folder that is open to you")
+    return folder
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -85,7 +100,10 @@ class Gate:
             command=self.settings.command,
             environment=self._environment(),
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HarnessError(f"cannot make the run folder {self.folder}: {error.strerror}") from error
         run_folder.write_atomically(path, msgspec.json.encode(plan))
 
     def declare(self, case: Case, nodeid: str, title: str) -> Declared:
@@ -125,7 +143,7 @@ class Gate:
                 return msgspec.json.decode(path.read_bytes(), type=run_folder.Preflight).error
             error = None
             folder = self.folder / "preflight"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)  # it is there when a process was killed in it
             try:
                 self._runner.run(self._preflight(folder))
             except HarnessError as failure:

@@ -138,6 +138,14 @@ def test_settled_message_of_another_sender_drops_nothing() -> None:
     assert findings(script.finished()) == [("stuck", ALICE_1, None)]
 
 
+def test_later_message_that_did_not_settle_drops_nothing() -> None:
+    """A later message counts against an earlier one only when it settled: two without an outcome are both stuck."""
+    script = Script()
+    script.attempt(script.post())
+    script.attempt(script.post())
+    assert findings(script.finished()) == [("stuck", ALICE_1, None), ("stuck", ALICE_2, None)]
+
+
 def test_later_message_that_was_not_attempted_drops_nothing() -> None:
     """A later message counts against an earlier one only when it was attempted."""
     script = Script()
@@ -485,6 +493,17 @@ def test_total_order_is_that_of_the_rows() -> None:
     assert findings(script.finished()) == [("misordered", ALICE_1, "rita")]
 
 
+def test_every_message_behind_one_that_came_too_early_is_misordered() -> None:
+    """Under `total` each message that follows one with a later row is misordered, and not only the first."""
+    script = Script(order="total")
+    script.receiving("rita")
+    alice, bob, carol = script.send("alice"), script.send("bob"), script.send("carol")
+    script.rows(alice, bob, carol)
+    script.receives("rita", carol, alice, bob)
+    expected = [("misordered", message, "rita") for message in (ALICE_1, identity("bob", 1))]
+    assert findings(script.finished()) == expected
+
+
 @pytest.mark.parametrize("order", ["sender", "sequential", "none"])
 def test_other_orders_say_nothing_across_senders(order: h.Order) -> None:
     """Without `total` a receiver can get the senders' messages in any order."""
@@ -539,14 +558,26 @@ def test_message_nobody_posted_does_not_disturb_the_order_of_the_others() -> Non
 
 @pytest.mark.parametrize("posted", [True, False])
 def test_broadcast_without_a_row_is_a_phantom(posted: bool) -> None:
-    """What a receiver got and is not stored is a phantom, posted or not, and once for each receiver."""
+    """What a receiver got and is not stored is a phantom, posted or not."""
     script = Script()
     script.receiving("rita", "rob")
     message = script.give_up().message if posted else ALICE_1
     script.broadcast("rob", content_of(message))
-    script.broadcast("rob", content_of(message))
-    expected: list[Finding] = [("phantom", ALICE_1, "rob")]
-    assert [found for found in findings(script.finished()) if found[0] == "phantom"] == expected
+    assert findings(script.finished()) == [("phantom", ALICE_1, "rob")]
+
+
+def test_phantom_is_named_once_for_each_receiver() -> None:
+    """A phantom that a receiver got twice is one phantom there, which is also repeated."""
+    script = Script()
+    script.receiving("rita", "rob")
+    posted = script.give_up()
+    script.receives("rita", posted, posted)
+    script.receives("rob", posted)
+    assert findings(script.finished()) == [
+        ("phantom", ALICE_1, "rita"),
+        ("phantom", ALICE_1, "rob"),
+        ("repeated", ALICE_1, "rita"),
+    ]
 
 
 @pytest.mark.parametrize("content", [None, "", "somebody else's", "other1-alice-0001"])
@@ -758,6 +789,35 @@ def test_message_posted_during_the_fault_is_none_after_it() -> None:
     assert judge(script.finished()).verdict == "unproven"
 
 
+def test_message_acknowledged_between_two_faults_is_none_before_them() -> None:
+    """Before the fault is before the first of them."""
+    script = Script()
+    script.fault(1)
+    script.healed(1)
+    stored = [script.send()]
+    script.fault(2)
+    script.bitten(stored[0], number=2)
+    script.healed(2)
+    script.rows(*stored, script.send())
+    judgement = judge(script.finished())
+    assert (judgement.verdict, judgement.why) == ("unproven", "no message was acknowledged before the fault")
+
+
+def test_fault_that_never_healed_is_never_over() -> None:
+    """A message that is acknowledged after one fault, while another one still acts, shows no recovery."""
+    script = Script()
+    stored = [script.send()]
+    script.fault(1)
+    script.bitten(stored[0])
+    script.healed(1)
+    script.fault(2)
+    script.rows(*stored, script.send())
+    judgement = judge(script.finished())
+    assert judgement.verdict == "unproven"
+    assert "posted after the fault" in judgement.why
+    assert judgement.recovery_seconds is None
+
+
 def test_fault_inside_another_is_over_when_both_are() -> None:
     """Two faults at a time have healed when the last of them has."""
     script = Script()
@@ -843,6 +903,20 @@ def test_counts_are_those_of_messages() -> None:
         "reordered": 1,
         "unexpected": 1,
     }
+
+
+def test_acknowledged_are_those_that_the_server_acknowledged() -> None:
+    """What was handed over counts as acknowledged when its acknowledgement came, and not for being handed over."""
+    script = Script()
+    answered, unanswered = script.post(policy="once"), script.post(policy="once")
+    for posted in (answered, unanswered):
+        script.settle(posted, "handed-over")
+        script.attempt(posted)
+    script.ok(answered)
+    script.info(unanswered)
+    script.rows(answered, unanswered)
+    counts = judge(script.finished()).counts
+    assert (counts["sent"], counts["acknowledged"], counts["stored"]) == (2, 1, 2)
 
 
 def test_details_name_what_a_reader_looks_for() -> None:

@@ -234,7 +234,15 @@ def test_history_of_no_events_is_an_error() -> None:
 def test_identity_is_found_where_it_was_put(sequence: int) -> None:
     """An identity is found at either end of a content, whatever surrounds it, and in an offset."""
     message = h.message_id(RUN, "alice", sequence)
-    for text in (message, f" {message} x", f"x\n{message}\n", f"{message}-uuid", f"<b>{message}</b>", f"Ω{message}Ω"):
+    for text in (
+        message,
+        f" {message} x",
+        f"x\n{message}\n",
+        f"{message}-uuid",
+        f"<b>{message}</b>",
+        f"Ω{message}Ω",
+        f"{message}\u0660",
+    ):
         assert h.identity_in(RUN, text) == message
 
 

@@ -79,11 +79,12 @@ def run(folder: Path, test: Callable[[Shell], Awaitable[None]]) -> None:
 
 
 def test_kill_ends_the_whole_group(tmp_path: Path) -> None:
-    """A killed command takes its children and their children with it, and is gone when `kill` returns."""
+    """A command has a session of its own, and when it is killed its children and theirs are gone with it."""
 
     async def test(shell: Shell) -> None:
         group, pids = await shell.family()
         assert "gone" not in map(state, pids)
+        assert {os.getsid(pid) for pid in pids} == {os.getpgid(pid) for pid in pids} == {group.pid}
         assert await group.kill() == -signal.SIGKILL
         assert [state(pid) for pid in pids] == ["gone"] * 3
         assert group.exit_status == -signal.SIGKILL

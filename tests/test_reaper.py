@@ -116,6 +116,22 @@ reaper.hold("group", family.pid)
         wait_until(lambda: gone(leader) and gone(child), "the family to end")
 
 
+def test_directory_goes_although_a_group_keeps_writing_into_it(tmp_path: Path) -> None:
+    """Groups end before directories go, so that no dying server leaves a file, or makes its directory again."""
+    held = tmp_path / "held"
+    more = f"""
+writer = subprocess.Popen(["sh", "-c", "while :; do mkdir -p {held}/$n; n=$((n + 1)); : > {held}/file$n; done"],
+                          stdout=-3, stderr=-3, start_new_session=True)
+reaper.hold("directory", {str(held)!r})
+reaper.hold("group", writer.pid)
+"""
+    with harness(more=more) as (process, pids):
+        wait_until(lambda: (held / "file20").exists(), "the writer")
+        process.kill()
+        wait_until(lambda: gone(pids[2]), "the reaper to end")
+        assert not held.exists()
+
+
 def test_things_that_are_gone_already_do_not_keep_the_others(tmp_path: Path) -> None:
     """A group, a directory and an address that are gone already do not keep the reaper from what is left."""
     missing = [("group", "4190000"), ("directory", str(tmp_path / "missing")), ("url", "http://127.0.0.1:9/x")]

@@ -73,6 +73,7 @@ class Chat:
     async def finish(self, timeout_seconds: float) -> None:
         """Take no more messages; wait for those that were taken, and give up what is left at the deadline."""
         self._stopping = True
+        self._storage.hurry()
         if self._writes:
             _, late = await asyncio.wait(self._writes, timeout=timeout_seconds)
             for write in late:

@@ -15,10 +15,11 @@ from .delivery import Delivery
 from .storage import Row, Storage
 from .transport import dismiss, make_server
 
-_FINISH_WRITES_SECONDS = 0.4
-_FINISH_DELIVERY_SECONDS = 0.1
-_FLUSH_SECONDS = 1.0
-_CLOSE_SECONDS = 1.0
+# Only a slow disk, a client that does not answer or an overloaded machine takes this long.
+_FINISH_WRITES_SECONDS = 2.0
+_FINISH_DELIVERY_SECONDS = 0.5
+_FLUSH_SECONDS = 0.3
+_CLOSE_SECONDS = 0.2
 
 
 class AddressError(Exception):

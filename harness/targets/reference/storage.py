@@ -81,6 +81,10 @@ class Storage:
         """
         return self._writes.submit(self._writer.store, client_offset, content)
 
+    def hurry(self) -> None:
+        """Wait for no more locks: from now on, also for what is queued, a locked database fails at once."""
+        self._writer.busy_timeout_seconds = 0.0
+
     def read(self, above: int, up_to: int = _LARGEST_ID) -> Future[list[Row]]:
         """Read the rows with `above` < id <= `up_to` in id order: the first of them, not necessarily all."""
         return self._reads.submit(_read, self._reader, above, up_to)
@@ -99,11 +103,13 @@ class _Writer:
     def __init__(self, path: Path, after_commit: Callable[[], None]) -> None:
         self._path = path
         self._after_commit = after_commit
+        self.busy_timeout_seconds = _BUSY_TIMEOUT_SECONDS
         self._connection: sqlite3.Connection | None = _connect(path)
 
     def store(self, client_offset: str, content: str) -> Outcome:
         connection = self._connection = self._connection or _connect(self._path)
         try:
+            connection.execute(f"PRAGMA busy_timeout = {self.busy_timeout_seconds * 1000:.0f}")
             connection.execute("BEGIN IMMEDIATE")
             outcome = _insert(connection, client_offset, content)
             connection.execute("COMMIT")

@@ -1,0 +1,148 @@
+"""`make bench`: what the harness costs, as ratios measured in one run on one machine.
+
+* Judging a history against merely decoding its file.
+* A whole run (system, one message, final read) against the bare floor: the same server started, one message by the
+  stock client, the server stopped.
+"""
+
+import asyncio
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import socketio
+
+from harness import checker, ports, scenario, system, target, waiting
+from harness import history as h
+from harness.toxiproxy import Toxiproxy, locate
+
+_MESSAGES = (10_000, 100_000)
+_ROUNDS = 9
+
+
+def main() -> None:
+    """Print every measure, a line each."""
+    for count in _MESSAGES:
+        _judge(count)
+    asyncio.run(_whole_run())
+
+
+def _judge(count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "history.jsonl"
+        recorder = h.Recorder(path)
+        for event in _events(count):
+            recorder.record(event)
+        recorder.close()
+        decode, judge = [], []
+        for _ in range(3):
+            began = time.perf_counter()
+            history = h.History.load(path)
+            decoded = time.perf_counter()
+            assert checker.judge(history).verdict == "kept"
+            judge.append(time.perf_counter() - began)
+            decode.append(decoded - began)
+    ratio = statistics.median(judge) / statistics.median(decode)
+    print(
+        f"judge {count:,} messages: {statistics.median(judge):.2f} s, decoding alone "
+        f"{statistics.median(decode):.2f} s, ratio {ratio:.2f}"
+    )
+
+
+def _events(count: int) -> Iterator[h.AnyEvent]:
+    run = "0123abcd"
+    yield h.Started(
+        time=0.0,
+        run=run,
+        scenario="bench",
+        role="claim",
+        control=None,
+        expected=None,
+        client="python",
+        transport="websocket",
+        seed=0,
+        target="bench",
+        guarantee="exactly-once",
+        order="total",
+        receivers="none",
+    )
+    messages = [h.message_id(run, "alice", number) for number in range(1, count + 1)]
+    for number, message in enumerate(messages, start=1):
+        at = float(number)
+        content = f"{message} hello {message}"
+        yield h.Invoke(time=at, message=message, sender="alice", sequence=number, content=content, policy="persistent")
+        yield h.Attempt(time=at, message=message, attempt=1, offset=message, connection=1)
+        yield h.Ok(time=at, message=message, attempt=1, late=False)
+        yield h.Settled(time=at, message=message, outcome="acknowledged")
+    for number, message in enumerate(messages, start=1):
+        yield h.Row(time=count + 1.0, id=number, client_offset=message, content=f"{message} hello {message}")
+    yield h.Finished(time=count + 2.0)
+
+
+async def _whole_run() -> None:
+    described = target.load("reference")
+
+    async def schedule(running: system.System) -> None:
+        await (await running.sender("alice")).send("hello")
+
+    declared = scenario.Scenario(schedule, "bench", (), {"": {}}, None, None)
+    case = next(scenario.cases(declared))
+    run = scenario.Run("null", None, "persistent", None, {})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        toxiproxy = await Toxiproxy.start(locate(), folder / "toxiproxy.log")
+        try:
+            numbers = iter(range(1000))
+
+            async def harness() -> None:
+                place = folder / str(next(numbers))
+                place.mkdir()
+                await system.perform(case, run, described, toxiproxy, place, seed=0)
+
+            async def floor() -> None:
+                await _bare(folder / f"{next(numbers)}.db")
+
+            pairs = [(await _timed(harness), await _timed(floor)) for _ in range(_ROUNDS)]
+        finally:
+            await toxiproxy.stop()
+    ours, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(a / b for a, b in pairs)
+    print(f"a run of one message: {ours:.3f} s, bare floor {bare:.3f} s, ratio {ratio:.2f} (median of {_ROUNDS} pairs)")
+
+
+async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+    began = time.perf_counter()
+    await work()
+    return time.perf_counter() - began
+
+
+async def _bare(database: Path) -> None:
+    reservation = ports.reserve()
+    command = [sys.executable, "-m", "harness.targets.reference", "--port", str(reservation.port)]
+    command += ["--database", str(database)]
+    server = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    client = socketio.AsyncClient(reconnection=False, handle_sigint=False)
+
+    async def connected() -> bool:
+        try:
+            await client.connect(f"http://127.0.0.1:{reservation.port}", transports=["websocket"])
+        except socketio.exceptions.ConnectionError:
+            return False
+        return True
+
+    await waiting.until(connected, awaited="the server", timeout_seconds=10)
+    await client.call("chat message", ("hello", "offset"))
+    await client.disconnect()
+    os.kill(server.pid, signal.SIGTERM)
+    await asyncio.to_thread(server.wait)
+    reservation.release()
+
+
+if __name__ == "__main__":
+    main()
