@@ -21,7 +21,6 @@ class Link:
         self._proxy = proxy
         self._store = store
         self._patience_seconds = patience_seconds
-        self._toxics: list[str] = []
 
     @property
     def port(self) -> int:
@@ -39,21 +38,15 @@ class Link:
         await self._add("limit_data", direction, {"bytes": count})
 
     async def _add(self, kind: str, direction: Direction, attributes: dict[str, int]) -> None:
-        name = f"{kind}_{direction}"
-        await self._proxy.add_toxic(name, kind, direction, attributes)
-        self._toxics.append(name)
+        await self._proxy.add_toxic(f"{kind}_{direction}", kind, direction, attributes)
 
     async def close(self) -> None:
         """Close every connection (FIN) and refuse new ones; what was held or under way is lost."""
         await self._proxy.disable()
 
     async def restore(self) -> None:
-        """Let everything pass again. Closed first, so that nothing that was held is delivered."""
-        if self._toxics:
-            await self._proxy.disable()
-        while self._toxics:
-            await self._proxy.remove_toxic(self._toxics.pop())
-        await self._proxy.enable()
+        """Let new connections pass freely; those that are open are closed, and what they held is lost."""
+        await self._proxy.renew()
 
     async def delete(self) -> None:
         """Remove it from Toxiproxy."""

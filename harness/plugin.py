@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import datetime
 import fcntl
+import itertools
 import os
 import platform
 import random
@@ -77,6 +78,7 @@ class Gate:
         self.folder = Path(settings.folder)
         self.target = target.load(config.getoption("--target"))
         self.not_offered: list[run_folder.Omitted] = []
+        self._config = config
         self._target_option = str(config.getoption("--target"))
         self._toxiproxy_url: str | None = config.getoption("--toxiproxy-url")
         self._runner = asyncio.Runner()
@@ -85,10 +87,17 @@ class Gate:
     # -- the plan ------------------------------------------------------------------------------------------------
 
     def plan(self, items: "list[ScenarioItem]") -> None:
-        """Write down what is going to run, unless another process of this run already has."""
+        """Write down what is going to run, unless another process of this run already has.
+
+        Raises:
+            HarnessError: two scenarios would write to one folder, or none can be written.
+        """
         path = self.folder / "plan.json"
         if path.exists():
             return
+        for item, twin in itertools.combinations(items, 2):
+            if item.case.id == twin.case.id:
+                raise HarnessError(f"two scenarios have the id {item.case.id}: {item.nodeid} and {twin.nodeid}")
         plan = run_folder.Plan(
             run=self.folder.name,
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -108,7 +117,10 @@ class Gate:
 
     def declare(self, case: Case, nodeid: str, title: str) -> Declared:
         """What is known of a case before it runs."""
-        replay = ["pytest", nodeid, "--seed", str(self.settings.seed), "--target", self._target_option]
+        here = self._config.cwd_relative_nodeid(nodeid)
+        replay = ["pytest", here, "--seed", str(self.settings.seed), "--target", self._target_option]
+        if self._toxiproxy_url is not None:
+            replay += ["--toxiproxy-url", self._toxiproxy_url]
         controls = [
             run.control.name for run in scenario.runs(case, self.target) if run.role == "control" and run.control
         ]
@@ -160,9 +172,15 @@ class Gate:
         folder.mkdir()
         run_folder.write_atomically(folder / "scenario.json", msgspec.json.encode(declared))
         began = time.monotonic()
-        self._runner.run(self._perform(case, folder))
+        failure = None
+        try:
+            self._runner.run(self._perform(case, folder))
+        except HarnessError as error:
+            failure = str(error)
         seconds = time.monotonic() - began
         result = scenario.decide(declared, run_folder.load_histories(folder), seconds)
+        if failure is not None:
+            result.verdict, result.why = "error", failure
         run_folder.write_atomically(folder / "verdict.json", msgspec.json.encode(result))
         return result
 
@@ -191,7 +209,7 @@ class Gate:
 
 _GATE = pytest.StashKey[Gate]()
 _SETTINGS = pytest.StashKey[Settings]()
-_SUMMARY = pytest.StashKey[tuple[run_folder.RunFolder, summary.Summary]]()
+_CLOSING = pytest.StashKey[list[str]]()
 
 
 class ScenarioItem(pytest.Item):
@@ -209,9 +227,6 @@ class ScenarioItem(pytest.Item):
             ScenarioError: it is not kept.
         """
         gate = self.config.stash[_GATE]
-        if gate.preflight() is not None:
-            self.session.shouldstop = "no scenario can run on this target"
-            pytest.skip("no scenario can run on this target")
         result = gate.run(gate.declare(self.case, self.nodeid, self.title), self.case)
         self.user_properties.append(("midemit", terminal.line(result)))
         if result.verdict == "not offered":
@@ -298,12 +313,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan; the controller of pytest-xdist has no items and leaves it to its workers."""
+    gate = session.config.stash[_GATE]
     scenarios = [item for item in session.items if isinstance(item, ScenarioItem)]
-    if scenarios and not session.config.getoption("collectonly"):
-        session.config.stash[_GATE].plan(scenarios)
+    if (scenarios or gate.not_offered) and not session.config.getoption("collectonly"):
+        try:
+            gate.plan(scenarios)
+        except HarnessError as error:
+            pytest.exit(str(error), returncode=summary.EXIT_STATUS["error"])
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run nothing where no scenario can run."""
+    if session.config.getoption("collectonly") or not any(isinstance(item, ScenarioItem) for item in session.items):
+        return None
+    if session.config.stash[_GATE].preflight() is None:
+        return None
+    session.shouldstop = "no scenario can run on this target"
+    return True
+
+
+# After pytest-xdist's own: then its workers have ended, and nothing is added to the run folder any more.
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Stop what this process started; then, in the process that the user started, report and decide."""
     gate = session.config.stash.get(_GATE, None)
@@ -312,27 +343,37 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate.close()
     if _is_worker(session.config) or not (gate.folder / "plan.json").exists():
         return
-    verdict = report.write(gate.folder)
-    report.publish(gate.folder)
-    loaded = run_folder.load(gate.folder)
-    session.config.stash[_SUMMARY] = loaded, verdict
-    tests_failed = exitstatus == pytest.ExitCode.TESTS_FAILED
-    if (
-        loaded.preflight_error is not None
-        or exitstatus == pytest.ExitCode.OK
-        or (tests_failed and verdict.gate != "kept")
-    ):
+    closing = session.config.stash.setdefault(_CLOSING, [])
+    try:
+        verdict = report.write(gate.folder)
+        loaded = run_folder.load(gate.folder)
+        closing += terminal.closing(loaded, verdict)
+        report.publish(gate.folder)
+    except HarnessError as error:
+        closing.append(f"error: {error}")
+        session.exitstatus = summary.EXIT_STATUS["error"]
+        return
+    if loaded.preflight_error is not None or _decides(verdict, exitstatus, session.testsfailed):
         session.exitstatus = verdict.exit_status
+
+
+def _decides(verdict: summary.Summary, exitstatus: int, failures: int) -> bool:
+    """Whether the gate's exit status stands: not for pytest's own codes, nor where only other tests are broken."""
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return True
+    others_failed = failures > verdict.planned - verdict.verdicts["kept"]
+    return exitstatus == pytest.ExitCode.TESTS_FAILED and (verdict.gate in ("error", "broken") or not others_failed)
 
 
 # -- the terminal ------------------------------------------------------------------------------------------------
 
 
-def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """Leave out pytest's own letter or word for a scenario: it has a line of its own."""
-    if not _line(report) or report.when != "call":
+def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
+    """Leave out pytest's own letter or word for a scenario, but for the summary: it has a line of its own."""
+    line = _line(report)
+    if line is None or report.when != "call":
         return None
-    return report.outcome, "", ""
+    return report.outcome, "", line.split()[0].upper() if _CLOSING in config.stash else ""
 
 
 class Lines:
@@ -363,7 +404,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Close with the gate's verdict."""
-    if _SUMMARY in config.stash:
+    if _CLOSING in config.stash:
         terminalreporter.section("midemit")
-        for line in terminal.closing(*config.stash[_SUMMARY]):
+        for line in config.stash[_CLOSING]:
             terminalreporter.write_line(line)
