@@ -6,8 +6,9 @@ READY := $(VENV)/.ready
 
 .PHONY: scenarios test lint bench clean
 
+# Three workers on two cores: a good part of a scenario is waiting for timeouts and restarts.
 scenarios: $(READY)
-	$(VENV)/bin/pytest scenarios -n 2
+	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal
 
 test: $(READY)
 	$(VENV)/bin/pytest tests -n 2 -q

@@ -20,7 +20,8 @@ import socketio
 
 from harness import checker, ports, scenario, system, target, waiting
 from harness import history as h
-from harness.toxiproxy import Toxiproxy, locate
+from harness.install import locate
+from harness.toxiproxy import Toxiproxy
 
 _MESSAGES = (10_000, 100_000)
 _ROUNDS = 9

@@ -1,4 +1,9 @@
-"""The errors that a user can meet. Each is a failure of set-up, target or harness, and never a verdict."""
+"""The errors that a user can meet, and how other programs' failures are told in them.
+
+Each is a failure of set-up, target or harness, and never a verdict.
+"""
+
+import signal
 
 
 class HarnessError(Exception):
@@ -15,3 +20,21 @@ class ToxiproxyError(HarnessError):
 
 class ClientError(HarnessError):
     """A client of the harness failed by itself, for example a connection whose tasks have died."""
+
+
+def ending(status: int) -> str:
+    """How a process ended, by its exit status as `subprocess` gives it (negative: the signal)."""
+    return f"exited with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
+
+
+def brief(printed: str) -> str:
+    """The end of what another program printed, on one line."""
+    return repr(" | ".join(printed.split("\n")).strip(" |")[-400:]) if printed.strip() else "nothing"
+
+
+def root_cause(error: BaseException) -> str:
+    """What went wrong first: the layers above it only repeat it, at length."""
+    while error.__context__ is not None:
+        error = error.__context__
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or str(error) or type(error).__name__

@@ -77,7 +77,7 @@ def fault(kind: Kind) -> Callable[[Callable[Concatenate[D, P], Acts]], Callable[
     """Make a method that is written as an async generator return a `Fault`, named after the method."""
 
     def declare(act: Callable[Concatenate[D, P], Acts]) -> Callable[Concatenate[D, P], Fault]:
-        def make(self: D, *args: P.args, **kwargs: P.kwargs) -> Fault:
+        def make(self: D, /, *args: P.args, **kwargs: P.kwargs) -> Fault:
             given = [str(value) for value in (*args, *kwargs.values()) if isinstance(value, int | float | str)]
             name = act.__name__.replace("_", " ") + (f" ({', '.join(given)})" if given else "")
             acts: Any = functools.partial(act, self, *args, **kwargs)

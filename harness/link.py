@@ -120,4 +120,4 @@ class SenderLink(Link):
         """The evidence of a lost acknowledgement, given that a row of the message is readable."""
         if message.acknowledged:
             raise NotSeen("the message was acknowledged")
-        return f"a row is readable while none of its {message.attempts} attempts is answered"
+        return f"a row is readable, and attempt {message.attempts} is not answered"

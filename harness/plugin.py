@@ -20,10 +20,11 @@ import pytest
 
 from harness import report, scenario, system, target
 from harness.errors import HarnessError, TargetError
+from harness.install import locate
 from harness.report import run as run_folder
 from harness.report import summary, terminal
 from harness.scenario import Case, Declared, Result
-from harness.toxiproxy import Toxiproxy, locate
+from harness.toxiproxy import Toxiproxy
 
 _MAXIMUM_SEED = 2**32
 
@@ -117,8 +118,9 @@ class Gate:
 
     def declare(self, case: Case, nodeid: str, title: str) -> Declared:
         """What is known of a case before it runs."""
-        here = self._config.cwd_relative_nodeid(nodeid)
-        replay = ["pytest", here, "--seed", str(self.settings.seed), "--target", self._target_option]
+        file, _, name = nodeid.partition("::")  # relative to the root, which need not be where the user is
+        here = os.path.relpath(self._config.rootpath / file, self._config.invocation_params.dir)
+        replay = ["pytest", f"{here}::{name}", "--seed", str(self.settings.seed), "--target", self._target_option]
         if self._toxiproxy_url is not None:
             replay += ["--toxiproxy-url", self._toxiproxy_url]
         controls = [
@@ -209,6 +211,7 @@ class Gate:
 
 _GATE = pytest.StashKey[Gate]()
 _SETTINGS = pytest.StashKey[Settings]()
+_NO_PLAN = pytest.StashKey[str]()
 _CLOSING = pytest.StashKey[list[str]]()
 
 
@@ -319,7 +322,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         try:
             gate.plan(scenarios)
         except HarnessError as error:
-            pytest.exit(str(error), returncode=summary.EXIT_STATUS["error"])
+            session.config.stash[_NO_PLAN] = str(error)
+            if _is_worker(session.config):
+                session.config.workeroutput["midemit"] = str(error)  # type: ignore[attr-defined]  # pytest-xdist's
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from a worker of pytest-xdist why it could not plan."""
+    error = getattr(node, "workeroutput", {}).get("midemit")
+    if error is not None:
+        node.config.stash[_NO_PLAN] = error
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -327,10 +340,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Run nothing where no scenario can run."""
     if session.config.getoption("collectonly") or not any(isinstance(item, ScenarioItem) for item in session.items):
         return None
-    if session.config.stash[_GATE].preflight() is None:
-        return None
-    session.shouldstop = "no scenario can run on this target"
-    return True
+    if _NO_PLAN in session.config.stash or session.config.stash[_GATE].preflight() is not None:
+        session.shouldstop = "no scenario can run"
+        return True
+    return None
 
 
 # After pytest-xdist's own: then its workers have ended, and nothing is added to the run folder any more.
@@ -341,14 +354,24 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if gate is None:
         return
     gate.close()
-    if _is_worker(session.config) or not (gate.folder / "plan.json").exists():
+    if _is_worker(session.config):
         return
-    closing = session.config.stash.setdefault(_CLOSING, [])
+    closing: list[str] = []
+    if _NO_PLAN in session.config.stash:
+        closing.append(f"error: {session.config.stash[_NO_PLAN]}")
+        session.exitstatus = summary.EXIT_STATUS["error"]
+    elif (gate.folder / "plan.json").exists():
+        _report(session, gate.folder, exitstatus, closing)
+    if closing:
+        session.config.stash[_CLOSING] = closing
+
+
+def _report(session: pytest.Session, folder: Path, exitstatus: int, closing: list[str]) -> None:
     try:
-        verdict = report.write(gate.folder)
-        loaded = run_folder.load(gate.folder)
+        verdict = report.write(folder)
+        loaded = run_folder.load(folder)
         closing += terminal.closing(loaded, verdict)
-        report.publish(gate.folder)
+        report.publish(folder)
     except HarnessError as error:
         closing.append(f"error: {error}")
         session.exitstatus = summary.EXIT_STATUS["error"]
@@ -391,7 +414,7 @@ class Lines:
 
 
 def _line(report: pytest.TestReport) -> str | None:
-    return next((str(value) for name, value in report.user_properties if name == "midemit"), None)
+    return next((str(value) for name, value in getattr(report, "user_properties", ()) if name == "midemit"), None)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

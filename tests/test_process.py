@@ -140,7 +140,8 @@ def test_stop_in_time_is_the_commands_own_end(tmp_path: Path) -> None:
         await shell.printed("ready")
         assert await group.stop(TIMEOUT_SECONDS) is True
         assert group.exit_status == 3
-        assert shell.log.read_text() == "ready\nbye\n"
+        # The shell may report that its child was terminated, too.
+        assert shell.log.read_text().endswith("bye\n")
 
     run(tmp_path, test)
 

@@ -1,487 +1,29 @@
 """Finding and installing Toxiproxy with stand-ins for the network and for Go; everything else with the real one."""
 
 import asyncio
-import hashlib
-import io
 import json
-import platform
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toxiproxy as library
 
-from harness import ports, process, reaper, toxiproxy, waiting
+from harness import ports, reaper, toxiproxy, waiting
 from harness.errors import HarnessError, ToxiproxyError
-from harness.toxiproxy import Binary, Proxy, Stream, Toxiproxy, locate
-
-_ARCHIVE_NAME = f"toxiproxy_2.12.0_{platform.system().lower()}_test.tar.gz"
-_GENUINE = "#!/bin/sh\necho toxiproxy-server version 2.12.0\n"
-
-# --- stand-ins --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """Serve every request with `answer`; yields the URL."""
-
-    class _Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        do_POST = do_DELETE = do_GET  # noqa: N815 - as the standard library looks them up
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def _reply(request: BaseHTTPRequestHandler, status: int, body: bytes, length_bytes: int | None = None) -> None:
-    request.send_response(status)
-    request.send_header("Content-Length", str(len(body) if length_bytes is None else length_bytes))
-    request.end_headers()
-    request.wfile.write(body)
-
-
-def _serving(status: int, body: bytes) -> AbstractContextManager[str]:
-    return _http_server(lambda request: _reply(request, status, body))
-
-
-def _waiting_for(over: threading.Event) -> Callable[[BaseHTTPRequestHandler], None]:
-    def answer(_: BaseHTTPRequestHandler) -> None:
-        over.wait(30)
-
-    return answer
-
-
-@contextmanager
-def _silent_server() -> Iterator[str]:
-    """Accept requests and never answer them."""
-    with ExitStack() as stack:
-        over = threading.Event()
-        url = stack.enter_context(_http_server(_waiting_for(over)))
-        stack.callback(over.set)
-        yield url
-
-
-def _executable(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
-def _archive(members: dict[str, str]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for name, text in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(text)
-            archive.addfile(member, io.BytesIO(text.encode()))
-    return packed.getvalue()
-
-
-_GOOD = _archive({"toxiproxy-server": _GENUINE})
-
-
-@dataclass
-class _Machine:
-    """A machine on which nothing is found, until a test puts it there."""
-
-    path: Path
-    cache: Path
-    monkeypatch: pytest.MonkeyPatch
-
-    @property
-    def installed(self) -> Path:
-        return self.cache / "toxiproxy-2.12.0" / "toxiproxy-server"
-
-    def put_on_path(self, name: str, text: str) -> None:
-        _executable(self.path / name, text)
-
-    def put_go_on_path(self, before: str = "") -> None:
-        """A `go` that does what `go install` does, and notes how it was called and as which process."""
-        self.put_on_path(
-            "go",
-            f"""#!/bin/sh
-            PATH=/bin:/usr/bin
-            echo "$@ into $GOBIN" >> {self.path}/go.log
-            echo $$ > {self.path}/go.pid
-            {before}
-            printf '#!/bin/sh\\necho toxiproxy-server version git\\n' > "$GOBIN/server"
-            chmod +x "$GOBIN/server"
-            """,
-        )
-
-    def publish(self, archive: bytes) -> None:
-        """Make this the archive whose checksum is known."""
-        self.monkeypatch.setitem(toxiproxy._ARCHIVE_SHA256, _ARCHIVE_NAME[17:-7], hashlib.sha256(archive).hexdigest())
-
-
-_NOWHERE = "http://127.0.0.1:1"
-"""A port on which nothing listens: the network is closed."""
-
-
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Machine:
-    """A machine without Toxiproxy, Go and proxies, and with an archive published for its architecture."""
-    path = tmp_path / "path"
-    path.mkdir()
-    monkeypatch.setenv("PATH", str(path))
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.setitem(toxiproxy._ARCHITECTURES, platform.machine().lower(), "test")
-    machine = _Machine(path, tmp_path / "cache", monkeypatch)
-    machine.publish(_GOOD)
-    return machine
-
-
-# --- finding ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", ["2.12.0", "v2.12.0", "git"])
-def test_a_server_on_path_of_the_release_or_built_by_go_is_used(machine: _Machine, version: str) -> None:
-    """The right release on PATH is used, and so is a build by Go, which says `git`; nothing is installed."""
-    machine.put_on_path("toxiproxy-server", f"#!/bin/sh\necho toxiproxy-server version {version}\n")
-
-    found = locate(machine.cache, _NOWHERE)
-
-    assert found == Binary(machine.path / "toxiproxy-server", "PATH", version.removeprefix("v"))
-    assert not machine.cache.exists()
-
-
-def test_a_server_on_path_outranks_the_cache(machine: _Machine) -> None:
-    """What the user put on PATH comes first."""
-    machine.put_on_path("toxiproxy-server", _GENUINE)
-    _executable(machine.installed, _GENUINE)
-
-    assert locate(machine.cache, _NOWHERE).source == "PATH"
-
-
-@pytest.mark.parametrize(
-    ("program", "reason"),
-    [
-        ("#!/bin/sh\necho toxiproxy-server version 2.11.0\n", "is Toxiproxy 2.11.0, and only 2.12.0 will do"),
-        ("#!/bin/sh\necho toxiproxy-server version 2.12.1\n", "is Toxiproxy 2.12.1, and only 2.12.0 will do"),
-        ("#!/bin/sh\necho hello\n", "is no Toxiproxy server: `-version` exited with status 0 and printed 'hello'"),
-        (
-            "#!/bin/sh\necho version 2.12.0\nexit 7\n",
-            "`-version` exited with status 7 and printed 'version 2.12.0'",
-        ),
-        ("#!/bin/sh\nkill -9 $$\n", "`-version` was ended by SIGKILL and printed nothing"),
-        ("#!/bin/sh\nPATH=/bin:/usr/bin\nexec sleep 60\n", "-version` did not end within 0.5 s"),
-        ("\x7fELF no program", "Exec format error"),
-    ],
-)
-def test_another_program_on_path_is_refused_and_noted(machine: _Machine, program: str, reason: str) -> None:
-    """Another release, or what is no Toxiproxy at all, is not used; the final error says why."""
-    machine.monkeypatch.setattr(toxiproxy, "_VERSION_TIMEOUT_SECONDS", 0.5)
-    machine.put_on_path("toxiproxy-server", program)
-
-    with pytest.raises(ToxiproxyError) as caught:
-        locate(machine.cache, _NOWHERE)
-
-    assert reason in str(caught.value)
-    assert f"  PATH: {machine.path}/toxiproxy-server" in str(caught.value) or "  PATH: `" in str(caught.value)
-
-
-def test_another_release_on_path_does_not_keep_the_cached_one_from_being_used(machine: _Machine) -> None:
-    """A wrong server on PATH only costs its step."""
-    machine.put_on_path("toxiproxy-server", "#!/bin/sh\necho toxiproxy-server version 2.9.0\n")
-    _executable(machine.installed, _GENUINE)
-
-    assert locate(machine.cache, _NOWHERE) == Binary(machine.installed, "cache", "2.12.0")
-
-
-@pytest.mark.parametrize(
-    ("configured", "expected"), [("{tmp}/xdg", "{tmp}/xdg"), ("relative", "{tmp}/.cache"), (None, "{tmp}/.cache")]
-)
-def test_the_cache_is_where_the_user_keeps_caches(
-    machine: _Machine, tmp_path: Path, configured: str | None, expected: str
-) -> None:
-    """`$XDG_CACHE_HOME` if it is an absolute path, else `~/.cache`."""
-    machine.monkeypatch.setenv("HOME", str(tmp_path))
-    if configured is None:
-        machine.monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    else:
-        machine.monkeypatch.setenv("XDG_CACHE_HOME", configured.format(tmp=tmp_path))
-    cached = Path(expected.format(tmp=tmp_path)) / "midemit" / "toxiproxy-2.12.0" / "toxiproxy-server"
-    _executable(cached, _GENUINE)
-
-    assert locate(release_url=_NOWHERE) == Binary(cached, "cache", "2.12.0")
-
-
-# --- installing -------------------------------------------------------------------------------------------------
-
-
-def test_the_release_archive_is_installed_into_the_cache_once(machine: _Machine) -> None:
-    """Of a good archive only the server is kept, executable; the next call needs no network."""
-    archive = _archive({"toxiproxy-cli": "no", "toxiproxy-server": _GENUINE})
-    machine.publish(archive)
-    asked: list[str] = []
-
-    def serve(request: BaseHTTPRequestHandler) -> None:
-        asked.append(request.path)
-        _reply(request, 200, archive)
-
-    with _http_server(serve) as url:
-        first = locate(machine.cache, f"{url}/v2.12.0")
-        second = locate(machine.cache, f"{url}/v2.12.0")
-
-    assert first == Binary(machine.installed, "release archive", "2.12.0")
-    assert second == Binary(machine.installed, "cache", "2.12.0")
-    assert asked == [f"/v2.12.0/{_ARCHIVE_NAME}"]
-    assert _left_in(machine) == {"lock", "toxiproxy-server"}
-
-
-def _left_in(machine: _Machine) -> set[str]:
-    return {path.name for path in machine.installed.parent.iterdir()}
-
-
-@pytest.mark.parametrize(
-    ("serving", "reason"),
-    [
-        (lambda: _serving(200, _archive({"toxiproxy-server": "evil"})), "has the wrong SHA-256"),
-        (lambda: _http_server(lambda request: _reply(request, 200, _GOOD[:50], len(_GOOD))), "cannot be downloaded"),
-        (lambda: _serving(200, _GOOD[:50]), "has the wrong SHA-256"),
-        (lambda: _serving(404, b"not found"), "answers HTTP 404"),
-        (_silent_server, "cannot be downloaded: timed out"),
-        (lambda: _http_server(lambda request: request.connection.close()), "cannot be downloaded"),
-    ],
-    ids=["another-archive", "cut-off", "short", "missing", "hanging", "hanging-up"],
-)
-def test_a_bad_download_is_noted_and_go_is_asked_instead(
-    machine: _Machine, serving: Callable[[], AbstractContextManager[str]], reason: str
-) -> None:
-    """What is not the published archive is never installed; without Go the error says what was wrong with it."""
-    machine.monkeypatch.setattr(toxiproxy, "_SILENCE_TIMEOUT_SECONDS", 0.3)
-    with serving() as url:
-        with pytest.raises(ToxiproxyError) as caught:
-            locate(machine.cache, url)
-        assert _left_in(machine) == {"lock"}
-        machine.put_go_on_path()
-        found = locate(machine.cache, url)
-
-    assert f"  release archive: {url}/{_ARCHIVE_NAME} {reason}" in str(caught.value)
-    assert found == Binary(machine.installed, "go install", "git")
-
-
-@pytest.mark.parametrize(
-    ("archive", "reason"),
-    [
-        (_archive({"toxiproxy-cli": _GENUINE}), "no `toxiproxy-server` in"),
-        (_archive({"toxiproxy-server": "#!/bin/sh\nexit 3\n"}), "is no Toxiproxy server"),
-        (b"no archive", "no `toxiproxy-server` in"),
-    ],
-)
-def test_an_archive_without_a_working_server_is_noted(machine: _Machine, archive: bytes, reason: str) -> None:
-    """A right checksum is not enough: the program has to be in there and to answer."""
-    machine.publish(archive)
-
-    with _serving(200, archive) as url, pytest.raises(ToxiproxyError, match=reason):
-        locate(machine.cache, url)
-
-    assert _left_in(machine) == {"lock"}
-
-
-def test_a_download_that_trickles_is_given_up(machine: _Machine) -> None:
-    """The whole download has a deadline, not only its pauses."""
-    machine.monkeypatch.setattr(toxiproxy, "_DOWNLOAD_TIMEOUT_SECONDS", 0.0)
-
-    with _serving(200, _GOOD) as url, pytest.raises(ToxiproxyError, match="which is too slow"):
-        locate(machine.cache, url)
-
-
-def test_a_platform_without_an_archive_is_noted(machine: _Machine) -> None:
-    """On other platforms nothing is downloaded, and Go can still build it."""
-    machine.monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    with pytest.raises(ToxiproxyError, match=f"release archive: there is none for {platform.system()} riscv64"):
-        locate(machine.cache, _NOWHERE)
-    machine.put_go_on_path()
-
-    assert locate(machine.cache, _NOWHERE).source == "go install"
-
-
-def test_the_download_honours_the_users_proxy(machine: _Machine) -> None:
-    """With HTTP_PROXY set the archive comes through that proxy."""
-    asked: list[str] = []
-
-    def serve(request: BaseHTTPRequestHandler) -> None:
-        asked.append(request.path)
-        _reply(request, 200, _GOOD)
-
-    with _http_server(serve) as proxy:
-        machine.monkeypatch.setenv("HTTP_PROXY", proxy)
-        found = locate(machine.cache, "http://release.invalid/v2.12.0")
-
-    assert found.source == "release archive"
-    assert asked == [f"http://release.invalid/v2.12.0/{_ARCHIVE_NAME}"]
-
-
-def test_go_installs_the_release_by_way_of_a_directory_in_the_cache(machine: _Machine) -> None:
-    """Go is asked for exactly this release, and nothing of its directory stays."""
-    machine.put_go_on_path()
-
-    found = locate(machine.cache, _NOWHERE)
-
-    assert found == Binary(machine.installed, "go install", "git")
-    called = (machine.path / "go.log").read_text()
-    assert called.startswith(
-        f"install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0 into {machine.installed.parent}/"
-    )
-    assert _left_in(machine) == {"lock", "toxiproxy-server"}
-
-
-@pytest.mark.parametrize(
-    ("go", "reason"),
-    [
-        (
-            "#!/bin/sh\necho module lookup disabled\nexit 1\n",
-            "exited with status 1 and printed 'module lookup disabled'",
-        ),
-        ("#!/bin/sh\n", "it left no `server`"),
-    ],
-)
-def test_a_go_that_fails_is_noted(machine: _Machine, go: str, reason: str) -> None:
-    """What Go printed is in the error."""
-    machine.put_on_path("go", go)
-
-    with pytest.raises(ToxiproxyError) as caught:
-        locate(machine.cache, _NOWHERE)
-
-    assert reason in str(caught.value)
-    assert _left_in(machine) == {"lock"}
-
-
-def test_a_go_that_takes_too_long_is_ended_with_all_that_it_started(machine: _Machine) -> None:
-    """The deadline is in the error, and no process stays."""
-    machine.monkeypatch.setattr(toxiproxy, "_GO_TIMEOUT_SECONDS", 0.5)
-    machine.put_go_on_path(before="sleep 60 & sleep 60")
-
-    with pytest.raises(ToxiproxyError, match=r"go install: .* did not end within 0.5 s"):
-        locate(machine.cache, _NOWHERE)
-
-    assert _left_in(machine) == {"lock"}
-    _await_end_of_group(int((machine.path / "go.pid").read_text()))
-
-
-def test_when_nothing_works_one_error_tells_everything(machine: _Machine) -> None:
-    """A closed network fails fast, and the error names the four steps, each reason, and the ways out."""
-    started = time.monotonic()
-    with pytest.raises(ToxiproxyError) as caught:
-        locate(machine.cache, _NOWHERE)
-
-    assert time.monotonic() - started < 3
-    text = str(caught.value)
-    assert "  PATH: no `toxiproxy-server` there" in text
-    assert f"  cache: {machine.installed} does not exist" in text
-    assert f"  release archive: {_NOWHERE}/{_ARCHIVE_NAME} cannot be downloaded: Connection refused" in text
-    assert "  go install: no `go` on PATH" in text
-    assert "https://github.com/Shopify/toxiproxy/releases/tag/v2.12.0" in text
-    assert f"copy that program to {machine.installed}" in text
-    assert "--toxiproxy-url" in text
-
-
-def test_a_cache_that_cannot_be_written_is_an_error_not_a_crash(machine: _Machine) -> None:
-    """A cache directory in an impossible place is named."""
-    machine.cache.write_text("a file")
-
-    with pytest.raises(ToxiproxyError, match=f"cache: {machine.cache}.*: (Not a directory|File exists)"):
-        locate(machine.cache, _NOWHERE)
-
-
-@pytest.mark.parametrize(
-    ("text", "mode"),
-    [(_GENUINE, 0o644), ("", 0o755), ("\x7fELF half a program", 0o755), ("#!/bin/sh\nexit 139\n", 0o755)],
-    ids=["not-executable", "empty", "garbage", "crashing"],
-)
-def test_a_corrupted_program_in_the_cache_is_replaced(machine: _Machine, text: str, mode: int) -> None:
-    """A cached program that does not answer is noted, and replaced by one that does."""
-    _executable(machine.installed, text).chmod(mode)
-    with pytest.raises(ToxiproxyError, match=f"cache: {machine.installed}"):
-        locate(machine.cache, _NOWHERE)
-
-    with machine.installed.open() as in_use, _serving(200, _GOOD) as url:
-        found = locate(machine.cache, url)
-        # Overwritten in place it would change under whoever runs it, and not be whole for a moment.
-        assert in_use.read() == text
-
-    assert found.source == "release archive"
-    assert locate(machine.cache, _NOWHERE).source == "cache"
-
-
-def _locating(machine: _Machine, telling: bool = False) -> "subprocess.Popen[bytes]":
-    """Another process that calls `locate`, and prints the source; with `telling`, also what the reaper was told."""
-    script = f"""
-from pathlib import Path
-from harness import reaper, toxiproxy
-if {telling}:
-    hold = reaper.hold
-    reaper.hold = lambda kind, name: (hold(kind, name), print(kind, name, flush=True))
-print(toxiproxy.locate(Path({str(machine.cache)!r}), {_NOWHERE!r}).source)
-"""
-    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
-
-
-def test_of_two_processes_at_once_one_installs_and_both_have_it(machine: _Machine) -> None:
-    """The second waits for the first, and finds what it installed."""
-    machine.put_go_on_path(before="sleep 0.6")
-    both = [_locating(machine), _locating(machine)]
-    printed = sorted(process.communicate(timeout=30)[0].decode().strip() for process in both)
-
-    assert printed == ["cache", "go install"]
-    assert len((machine.path / "go.log").read_text().splitlines()) == 1
-    assert _left_in(machine) == {"lock", "toxiproxy-server"}
-
-
-def test_an_installation_that_is_killed_leaves_no_process_and_no_directory(machine: _Machine) -> None:
-    """SIGKILL in the middle of `go install` ends Go too, and the next one can install."""
-    machine.put_go_on_path(before="sleep 60 & sleep 60")
-    with _locating(machine, telling=True) as installing:
-        assert installing.stdout is not None
-        assert installing.stdout.readline().startswith(b"directory ")
-        kind, group = installing.stdout.readline().split()
-        assert kind == b"group"
-        installing.kill()
-
-    _await_end_of_group(int(group))
-    asyncio.run(
-        waiting.until(
-            lambda: _left_in(machine) == {"lock"},
-            awaited="the directory to go",
-            timeout_seconds=10,
-            last_seen=lambda: _left_in(machine),
-        )
-    )
-    machine.put_go_on_path()
-    assert locate(machine.cache, _NOWHERE).source == "go install"
-
-
-def _await_end_of_group(group: int) -> None:
-    asyncio.run(waiting.until(lambda: not process._alive(group), awaited="all processes to end", timeout_seconds=5))
-
+from harness.install import Binary, locate
+from harness.toxiproxy import Proxy, Stream, Toxiproxy
+from tests.standins import NOWHERE, executable, http_server, reply, serving, waiting_for
 
 # --- the real server --------------------------------------------------------------------------------------------
 
@@ -689,7 +231,7 @@ def test_ports_that_are_always_taken_are_an_error(
     binary: Binary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After three ports it gives up, and lets another server be used."""
-    with _serving(200, b'{"version": "2.12.0"}') as foreign:
+    with serving(200, b'{"version": "2.12.0"}') as foreign:
         taken = int(foreign.rpartition(":")[2])
         with monkeypatch.context() as patch:
             patch.setattr(ports, "reserve", lambda: ports.Reservation(taken, socket.socket()))
@@ -715,7 +257,7 @@ def test_a_server_that_does_not_start_is_an_error_with_its_last_words(
 ) -> None:
     """A server that exits or never answers is ended, and what it printed is told."""
     monkeypatch.setattr(toxiproxy, "_START_TIMEOUT_SECONDS", 0.5)
-    fake = Binary(_executable(tmp_path / "fake", program), "PATH", "2.12.0")
+    fake = Binary(executable(tmp_path / "fake", program), "PATH", "2.12.0")
 
     with pytest.raises(ToxiproxyError, match=reason) as caught:
         asyncio.run(Toxiproxy.start(fake, tmp_path / "toxiproxy.log"))
@@ -734,7 +276,7 @@ def test_the_users_proxy_is_not_used_for_the_api(
 ) -> None:
     """With HTTP_PROXY set, calls to 127.0.0.1 still go there directly."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, _NOWHERE)
+        monkeypatch.setenv(name, NOWHERE)
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
 
@@ -866,7 +408,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"{}", b"[]", b'{"version": 2}', b""])
 def test_another_kind_of_server_at_the_address_is_refused(body: bytes) -> None:
     """Only what answers as Toxiproxy does is used; there is no fall-back to an own server."""
-    with _serving(200, body) as url, pytest.raises(ToxiproxyError, match=f"what answers at {url} is no Toxiproxy"):
+    with serving(200, body) as url, pytest.raises(ToxiproxyError, match=f"what answers at {url} is no Toxiproxy"):
         asyncio.run(Toxiproxy.use(url))
 
 
@@ -874,8 +416,8 @@ def test_nothing_at_the_address_is_an_error_and_frees_the_place(binary: Binary, 
     """A named server that does not answer is told, and another one can be used afterwards."""
 
     async def body() -> None:
-        with pytest.raises(ToxiproxyError, match=f"Toxiproxy at {_NOWHERE} is dead.*Connection refused"):
-            await Toxiproxy.use(_NOWHERE)
+        with pytest.raises(ToxiproxyError, match=f"Toxiproxy at {NOWHERE} is dead.*Connection refused"):
+            await Toxiproxy.use(NOWHERE)
         async with _toxiproxy(binary, tmp_path) as server:
             await server.alive()
 
@@ -891,13 +433,13 @@ def _scripted(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]
 
     def serve(request: BaseHTTPRequestHandler) -> None:
         if request.path == "/version":
-            _reply(request, 200, b'{"version": "2.12.0"}')
+            reply(request, 200, b'{"version": "2.12.0"}')
         elif request.command == "GET" and request.path == "/proxies":
-            _reply(request, 200, b"{}")
+            reply(request, 200, b"{}")
         else:
             answer(request)
 
-    with _http_server(serve) as url:
+    with http_server(serve) as url:
         yield url
 
 
@@ -919,7 +461,7 @@ def test_an_error_answer_is_told_in_the_servers_words(status: int, body: bytes, 
             await server.proxy("run-alice", 9)
         await server.stop()
 
-    with _scripted(lambda request: _reply(request, status, body)) as url:
+    with _scripted(lambda request: reply(request, status, body)) as url:
         asyncio.run(run(url))
 
 
@@ -937,7 +479,7 @@ def test_a_server_that_does_not_answer_is_an_error_after_the_timeout(monkeypatch
             over.set()
             await server.stop()
 
-    with _scripted(_waiting_for(over)) as url:
+    with _scripted(waiting_for(over)) as url:
         asyncio.run(run(url))
 
 

@@ -119,7 +119,7 @@ class Connection:
         self._client.on("connect_error", lambda *why: self._close(f"refused by the server: {why}"), namespace=namespace)
         self._client.on("disconnect", lambda reason: self._close(str(reason)), namespace=namespace)
         for event, handler in handlers.items():
-            self._client.on(event, handler, namespace=namespace)
+            self._client.on(event, self._guard(handler), namespace=namespace)
 
     @classmethod
     async def open(
@@ -164,14 +164,15 @@ class Connection:
                 await asyncio.wait((self._ready, self.closed), return_when=asyncio.FIRST_COMPLETED)
                 if self.closed.done():
                     raise ConnectFailedError(f"before CONNECT was answered: {self.closed.result()}")
-        except TimeoutError:
+        except BaseException as error:
             await self.abort()
-            raise ConnectFailedError(f"not connected within {timeout_seconds:g} s") from None
-        except (socketio.exceptions.ConnectionError, aiohttp.ClientError, OSError, ValueError, TypeError) as error:
-            await self.abort()
-            raise ConnectFailedError(f"Engine.IO: {error}") from error
-        except (ConnectFailedError, asyncio.CancelledError):
-            await self.abort()
+            match error:
+                case TimeoutError():
+                    raise ConnectFailedError(f"not connected within {timeout_seconds:g} s") from None
+                case socketio.exceptions.ConnectionError() | aiohttp.ClientError() | OSError():
+                    raise ConnectFailedError(f"Engine.IO: {error}") from error
+                case ValueError() | TypeError() | LookupError():  # what the library makes of a packet it did not expect
+                    raise ConnectFailedError(f"Engine.IO, not an OPEN packet: {error!r}") from error
             raise
         return self
 
@@ -190,7 +191,7 @@ class Connection:
         for name in ("read", "write"):
             task: asyncio.Task[None] | None = getattr(self._client.eio, f"{name}_loop_task")
             if task is None:
-                self._close(f"the client's {name} loop has ended")
+                self._close("transport closed")
             else:
                 task.add_done_callback(functools.partial(self._loop_ended, name))
 
@@ -198,7 +199,20 @@ class Connection:
         error = None if task.cancelled() else task.exception()
         if error is not None and self.is_open:
             self.crash = f"the client's {name} loop died: {error!r}"
-        self._close(f"the client's {name} loop has ended")
+        self._close("transport closed")
+
+    def _guard(self, handler: Callable[..., None]) -> Callable[..., None]:
+        """Make a handler that raises end the connection: the library would lose the error, and go on."""
+
+        def guarded(*arguments: object) -> None:
+            try:
+                handler(*arguments)
+            except Exception as error:
+                if self.is_open:
+                    self.crash = f"a handler of the client failed: {error!r}"
+                self._close("a handler of the client has failed")
+
+        return guarded
 
     def _close(self, reason: str) -> None:
         if self.is_open:
@@ -229,9 +243,14 @@ class Connection:
         """Hand an event to the client, to be sent at once; `on_ack` is called with the acknowledgement.
 
         Raises:
-            socketio.exceptions.BadNamespaceError: it is not connected; nothing was sent.
+            socketio.exceptions.BadNamespaceError: it is not connected; nothing was sent, and it has ended.
         """
-        await self._client.emit(event, arguments, namespace=self._namespace, callback=on_ack)
+        try:
+            await self._client.emit(event, arguments, namespace=self._namespace, callback=self._guard(on_ack))
+        except socketio.exceptions.BadNamespaceError as error:
+            # The library can lose a namespace without a disconnect: it would refuse everything from now on.
+            self._close(str(error))
+            raise
 
     async def abort(self) -> None:
         """End it now, without a word to the server."""

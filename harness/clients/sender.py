@@ -64,8 +64,11 @@ class Sender(Client):
         link.sender = self
         self.policy: h.Policy = policy
         self.messages: list[Message] = []
-        self._random = random_numbers
-        self._bodies = content.Bodies(random_numbers, dialer.content)
+        # Of its own, and other numbers for new offsets: neither the other senders nor how often messages have to be
+        # sent again may change what the next message is.
+        self._random = random.Random(random_numbers.getrandbits(64))
+        self._random_again = random.Random(random_numbers.getrandbits(64))
+        self._bodies = content.Bodies(self._random, dialer.content)
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
         self._heard: set[str | None] = set()
@@ -83,7 +86,7 @@ class Sender(Client):
         sequence = len(self.messages) + 1
         identity = h.message_id(self._dialer.run, self.name, sequence)
         own = self._bodies.wrap(identity, self._bodies.deal()) if text is None else content.content(identity, text)
-        message = Message(identity, own, self._offset(identity))
+        message = Message(identity, own, self._offset(identity, self._random))
         self.messages.append(message)
         self._recorder.record(
             h.Invoke(
@@ -123,8 +126,11 @@ class Sender(Client):
 
         Over polling an answer is followed by the next poll, and the own broadcast by one more. A server that does
         not broadcast to the sender is given one ack timeout to do so.
+
+        Raises:
+            WaitTimeout: it is not connected, or its next poll does not come.
         """
-        connection = await self.online()
+        connection = await self.connected(patience_seconds(self._dialer))
         if self._dialer.transport == "polling" and self._dialer.protocol.broadcast and self.messages:
             last = self.messages[-1].id
             await self._patiently(
@@ -197,7 +203,8 @@ class Sender(Client):
         record, now = self._recorder.record, self._recorder.now
         message.attempts += 1
         number = message.attempts
-        offset = message.offset if number == 1 or self.policy != "new-offset" else self._offset(message.id)
+        again = number > 1 and self.policy == "new-offset"
+        offset = self._offset(message.id, self._random_again) if again else message.offset
         record(
             h.Attempt(
                 time=now(),
@@ -236,8 +243,8 @@ class Sender(Client):
         record(h.Info(time=now(), message=message.id, attempt=number, reason=reason, timed_out=timed_out))
         return False
 
-    def _offset(self, identity: str) -> str:
-        return f"{identity}-{uuid.UUID(int=self._random.getrandbits(128), version=4)}"
+    def _offset(self, identity: str, random_numbers: random.Random) -> str:
+        return f"{identity}-{uuid.UUID(int=random_numbers.getrandbits(128), version=4)}"
 
     def _settle(self, message: Message, outcome: Literal["acknowledged", "handed-over", "gave-up"]) -> None:
         message.settled = True

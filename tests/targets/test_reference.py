@@ -165,8 +165,9 @@ class Client:
 
     async def send(self, content: object, offset: str) -> None:
         """Emit a message and wait until it is acknowledged."""
+        before = self.acknowledged.count(offset)
         await self.post(content, offset)
-        await seen(lambda: offset in self.acknowledged, f"the acknowledgement of {offset}")
+        await seen(lambda: self.acknowledged.count(offset) > before, f"the acknowledgement of {offset}")
 
     async def close(self) -> None:
         """Leave at once: a polling client's own disconnect waits for the pending poll."""
