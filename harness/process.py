@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import reaper, waiting
@@ -15,6 +15,7 @@ from harness.errors import HarnessError
 
 # The kernel ends a killed process at once; only uninterruptible I/O can hold it.
 _KILL_TIMEOUT_SECONDS = 10.0
+_PROC = Path("/proc")
 
 
 class ProcessGroup:
@@ -91,9 +92,15 @@ class ProcessGroup:
             if sys.platform != "darwin":
                 raise
 
-    def pause(self) -> None:
-        """SIGSTOP the group."""
+    async def pause(self) -> None:
+        """SIGSTOP the group, and wait until all of it stands still: its threads stop one after the other."""
         self.send_signal(signal.SIGSTOP)
+        await waiting.until(
+            lambda: all(state in "TtZX" for state in _states(self.pid, "task/*/stat")),
+            awaited=f"the process group {self.pid} to stop after SIGSTOP",
+            timeout_seconds=_KILL_TIMEOUT_SECONDS,
+            interval_seconds=0.001,
+        )
 
     def resume(self) -> None:
         """SIGCONT the group."""
@@ -139,18 +146,31 @@ class ProcessGroup:
 
 def _alive(group: int) -> bool:
     """Whether a process of the group is left that is not a zombie: those end when somebody reaps them."""
-    proc = Path("/proc")
-    if not proc.is_dir():
-        try:
-            os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
-    for stat in proc.glob("[0-9]*/stat"):
-        try:
-            state, _, process_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-        except (OSError, ValueError):
-            continue
-        if int(process_group) == group and state not in "ZX":
-            return True
-    return False
+    if _PROC.is_dir():
+        return any(state not in "ZX" for state in _states(group, "stat"))
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _states(group: int, pattern: str) -> Iterator[str]:
+    """The kernel's letters for what the group's processes are doing, or its threads: nothing where there is no /proc.
+
+    Args:
+        group: the process group.
+        pattern: of the files in a process's folder of /proc, `stat` or `task/*/stat`.
+    """
+    for folder in _PROC.glob("[0-9]*"):
+        if (own := _stat(folder / "stat")) is not None and own[1] == group:
+            yield from (stat[0] for path in folder.glob(pattern) if (stat := _stat(path)) is not None)
+
+
+def _stat(path: Path) -> tuple[str, int] | None:
+    """State and process group in a stat file of /proc, or None when the process is gone."""
+    try:
+        state, _, group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
+    except (OSError, ValueError):
+        return None
+    return state, int(group)

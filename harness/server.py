@@ -160,7 +160,7 @@ class Server:
         connection = await link.sender.idle()
         sent_bytes = connection.bytes_sent
         try:
-            self._running().pause()
+            await self._running().pause()
             message = yield None
             await waiting.until(
                 lambda: connection.bytes_sent > sent_bytes,

@@ -113,7 +113,7 @@ def test_killing_twice_does_no_harm(tmp_path: Path) -> None:
         group = shell.start("sleep 300")
         for _ in range(2):
             assert await group.kill() == -signal.SIGKILL
-        group.pause()
+        await group.pause()
         group.resume()
         assert await group.stop(TIMEOUT_SECONDS) is True
 
@@ -125,7 +125,7 @@ def test_kill_ends_a_paused_group(tmp_path: Path) -> None:
 
     async def test(shell: Shell) -> None:
         group, pids = await shell.family()
-        group.pause()
+        await group.pause()
         await group.kill()
         assert [state(pid) for pid in pids] == ["gone"] * 3
 
@@ -180,7 +180,7 @@ def test_stop_reaches_a_paused_group(tmp_path: Path) -> None:
     async def test(shell: Shell) -> None:
         group = shell.start(OBEDIENT)
         await shell.printed("ready")
-        group.pause()
+        await group.pause()
         assert await group.stop(TIMEOUT_SECONDS) is True
         assert group.exit_status == 3
 
@@ -204,7 +204,7 @@ def test_pause_stops_the_whole_group_until_it_is_resumed(tmp_path: Path) -> None
                 last_seen=lambda: [state(pid) for pid in pids],
             )
 
-        group.pause()
+        await group.pause()
         await all_in("T")
         assert group.exit_status is None
         group.resume()
