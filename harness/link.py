@@ -61,7 +61,7 @@ class SenderLink(Link):
     @fault("link")
     async def cut(self) -> Acts:
         """Close the connection and refuse new ones, while the message has no answer."""
-        connection = await self.sender.online()
+        connection = await self.sender.connected(self._patience_seconds)
         try:
             message = yield None
             await self.close()

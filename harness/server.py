@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import http.client
 import re
-import urllib.error
+import socket
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ from harness.link import SenderLink
 from harness.process import ProcessGroup
 from harness.store import SQLiteStore
 from harness.target import Target, fill
+
+# What a server that was just killed still had open is gone within milliseconds.
+_PORT_TIMEOUT_SECONDS = 1.0
 
 
 class Server:
@@ -68,9 +72,11 @@ class Server:
         """Start it and wait until it is ready.
 
         Raises:
-            TargetError: it cannot be started, ends, or does not get ready; its last log lines are in the text.
+            TargetError: its port is taken, it cannot be started, it ends, or it does not get ready; its last log lines
+                are in the text.
         """
         await self.kill()
+        await self._require_free_port()
         settings = self._target.server
         self._end_expected = False
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
@@ -83,6 +89,17 @@ class Server:
             raise TargetError(f"the server of {self._target.name} cannot be started: {error}") from error
         await self._wait_until_ready(self._process)
         self._recorder.record(h.ServerStarted(time=self._recorder.now(), pid=self._process.pid))
+
+    async def _require_free_port(self) -> None:
+        """What answers on the port from now on has to be this server, and not somebody else's program."""
+        try:
+            await waiting.until(
+                lambda: _is_free(self._port), awaited="a free port", timeout_seconds=_PORT_TIMEOUT_SECONDS
+            )
+        except waiting.WaitTimeout:
+            raise TargetError(
+                f"the server of {self._target.name} cannot be started: another program listens on port {self._port}"
+            ) from None
 
     async def _wait_until_ready(self, process: ProcessGroup) -> None:
         settings = self._target.server
@@ -136,8 +153,13 @@ class Server:
             await self._process.stop(self._target.server.stop_timeout_seconds)
             self._process = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.exit_status is None
+
     def _running(self) -> ProcessGroup:
-        if self._process is None or self._process.exit_status is not None:
+        if self._process is None or not self.is_running:
             raise NotSeen("the server was not running any more")
         return self._process
 
@@ -245,6 +267,17 @@ def _unanswered(message: Message, what: str) -> str:
     return f"{what} with attempt {message.attempts} of {message.id} unanswered"
 
 
+def _is_free(port: int) -> bool:
+    """Whether nobody listens on the port. It is bound and not listened on: nobody can connect meanwhile."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 async def _accepts(port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -261,5 +294,5 @@ def _answers(url: str) -> bool:
     try:
         with opener.open(url, timeout=1) as response:
             return bool(response.status < 400)
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):  # an answer of 400 and above among them
         return False

@@ -53,8 +53,10 @@ class SQLiteStore:
         return await asyncio.to_thread(self._rows)
 
     def _rows(self) -> list[StoredRow]:
-        if not self._path.is_file():
+        if not self._path.exists():
             raise TargetError(f"the store {self._path} does not exist: the server has to create it before it is ready")
+        if not self._path.is_file():
+            raise TargetError(f"the store {self._path} is not a file")
         try:
             with self._connected(f"{self._path.as_uri()}?mode=ro") as connection:
                 cursor = connection.execute(self._query)
@@ -118,7 +120,10 @@ class SQLiteStore:
 
     def _lock(self, held: contextlib.ExitStack) -> None:
         try:
-            held.enter_context(self._connected(f"{self._path.as_uri()}?mode=rw")).execute("BEGIN IMMEDIATE")
+            with contextlib.ExitStack() as taking:
+                taking.enter_context(self._connected(f"{self._path.as_uri()}?mode=rw")).execute("BEGIN IMMEDIATE")
+                # Not before: who is cancelled meanwhile must not wait, in the event loop, to close what waits in here.
+                held.push(taking.pop_all())
         except sqlite3.Error as error:
             raise TargetError(f"cannot lock {self._path}: {error}") from error
 

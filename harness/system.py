@@ -35,12 +35,16 @@ L = TypeVar("L", bound=Link)
 
 
 class Injection:
-    """A fault that is acting. In a null run it is none, and nothing is looked for."""
+    """A fault that is acting. In a null run it is none, and nothing is looked for.
 
-    def __init__(self, fault: Fault | None, number: int, recorder: h.Recorder) -> None:
+    `obstacle` says why it could not be armed, if so: then it is not seen to bite.
+    """
+
+    def __init__(self, fault: Fault | None, number: int, recorder: h.Recorder, obstacle: str | None = None) -> None:
         self._fault = fault
         self._number = number
         self._recorder = recorder
+        self._obstacle = obstacle
 
     async def bitten(self, message: Message) -> None:
         """Let the fault act on `message` and record whether it took effect.
@@ -50,6 +54,8 @@ class Injection:
         if self._fault is None:
             return
         try:
+            if self._obstacle is not None:
+                raise NotSeen(self._obstacle)
             seen, evidence = True, await self._fault.bite(message)
         except (NotSeen, waiting.WaitTimeout) as error:
             seen, evidence = False, str(error)
@@ -155,9 +161,12 @@ class System:
     def _directory(self) -> Path:
         directory = tempfile.mkdtemp(prefix="midemit-")
         reaper.hold("directory", directory)
-        self._cleanup.callback(reaper.release, "directory", directory)
-        self._cleanup.callback(shutil.rmtree, directory)
+        self._cleanup.callback(self._remove, directory)
         return Path(directory)
+
+    def _remove(self, directory: str) -> None:
+        shutil.rmtree(directory)
+        reaper.release("directory", directory)
 
     async def _link(self, kind: type[L], name: str) -> L:
         proxy = await self._toxiproxy.proxy(f"{self._proxy_prefix}-{name}", self._port)
@@ -209,14 +218,20 @@ class System:
             return
         began = h.FaultBegan(time=self._recorder.now(), number=number, fault=fault.name, kind=fault.kind, on=fault.on)
         self._recorder.record(began)
-        try:
+        async with contextlib.AsyncExitStack() as ending:  # each step is taken, whatever becomes of the others
+            ending.callback(self._ended, number)
+            ending.push_async_callback(self._unshake)
             await self._shake()
-            await fault.begin()
-            yield Injection(fault, number, self._recorder)
-        finally:
-            await fault.heal()
-            await self._unshake()
-            self._recorder.record(h.FaultEnded(time=self._recorder.now(), number=number))
+            ending.push_async_callback(fault.heal)
+            obstacle = None
+            try:
+                await fault.begin()
+            except waiting.WaitTimeout as error:  # as with a bite: what else went wrong outweighs it
+                obstacle = str(error)
+            yield Injection(fault, number, self._recorder, obstacle)
+
+    def _ended(self, number: int) -> None:
+        self._recorder.record(h.FaultEnded(time=self._recorder.now(), number=number))
 
     async def _shake(self) -> None:
         self._acting += 1
@@ -242,7 +257,7 @@ class System:
             ToxiproxyError: Toxiproxy has died on the way: what looks like a loss may be its own.
         """
         await self._drain()
-        if self._receivers:
+        if self._receivers and self.server.is_running:  # to a server that has crashed nobody can say anything
             marker = await self.sender("marker", "persistent")
             await marker.send()
         await self._settle()

@@ -88,7 +88,8 @@ class Running:
         self._mark = f"{_MARK}={uuid.uuid4().hex}"
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", _MARK))}
         own = {"TMPDIR": str(self.temporary), "COLUMNS": "120", _MARK: self._mark.partition("=")[2]}
-        to = ["--reports", str(reports)] if reports else []
+        # One word: two would let pytest take the folder, once it exists, for a place to look for its configuration.
+        to = [f"--reports={reports}"] if reports else []
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *to, *arguments],

@@ -28,6 +28,7 @@ from harness.store import SQLiteStore
 from harness.target import Protocol, Target
 from harness.targets.reference.transport import make_server
 from harness.toxiproxy import Toxiproxy
+from tests.histories import started
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -401,6 +402,7 @@ async def clients(
     """Clients of whatever listens on a port; it is an error when one of them fails by itself."""
     protocol = protocol or Protocol(event=EVENT, broadcast=EVENT, ack_timeout_seconds=ack_timeout_seconds)
     recorder = h.Recorder(folder / "history.jsonl")
+    recorder.record(msgspec.structs.replace(started(), run=RUN))
     dialer = Dialer(protocol, transport, content, RUN, recorder, lambda *_: None)
     nowhere = SQLiteStore(folder / "none.db", "SELECT 1", run=RUN, patience_seconds=DEADLINE_SECONDS)
     async with toxiproxy_in(folder) as toxiproxy:
@@ -440,7 +442,7 @@ def described(folder: Path, **tables: Mapping[str, Any]) -> Target:
 
 def make_store(database: Path, rows: str | None = None, patience_seconds: float = DEADLINE_SECONDS) -> SQLiteStore:
     """The store that a target of ours writes."""
-    query = rows or target.load("reference").store.rows
+    query = target.load("reference").store.rows if rows is None else rows
     return SQLiteStore(database, query, run=RUN, patience_seconds=patience_seconds)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -360,5 +361,19 @@ def test_log_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
 
 
 def test_command_reads_nothing_from_the_terminal(tmp_path: Path) -> None:
-    """A command that asks gets the end of its input, and does not wait for a user."""
-    assert log_lines(tmp_path, "import sys; print(repr(sys.stdin.read()))") == "    ''"
+    """A command that asks gets the end of its input, and not what a user types into the harness."""
+    log = tmp_path / "log.txt"
+    # A harness of its own, since this one's standard input may be empty anyway.
+    program = f"""
+import asyncio
+from pathlib import Path
+from harness.process import ProcessGroup
+async def main():
+    group = ProcessGroup(["cat"], log=Path({str(log)!r}))
+    await group.wait()
+    await group.kill()
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, input="typed\n", text=True, check=True, timeout=TIMEOUT_SECONDS)
+    assert log.read_text() == ""

@@ -24,7 +24,7 @@ class Receiver(Client):
         # Plain and without an await: what arrives first is recorded first.
         text, offset = (*arguments, None, None)[:2]
         content = text if isinstance(text, str) else None
-        server_offset = offset if isinstance(offset, int | float | str) else None
+        server_offset = offset if isinstance(offset, int | float | str) and not isinstance(offset, bool) else None
         self._recorder.record(
             h.Received(time=self._recorder.now(), receiver=self.name, server_offset=server_offset, content=content)
         )

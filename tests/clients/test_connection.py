@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import hashlib
 import itertools
 import time
@@ -209,7 +210,7 @@ async def test_refused_connection_fails(transport: str) -> None:
     """Where nothing listens a connection fails."""
     async with chatting() as server:
         port = server.port
-    with pytest.raises(ConnectFailedError, match="Engine.IO"):
+    with pytest.raises(ConnectFailedError, match=r"Engine\.IO"):
         await connect(port, transport)
 
 
@@ -493,7 +494,7 @@ async def test_bytes_are_counted_as_they_are_on_the_wire(transport: str, content
             before = tap.bytes_passed("up")
             assert before == connection.bytes_sent
             await connection.emit(EVENT, (CONTENTS[content], f"offset-{number}"), lambda: None)
-            await seen(lambda number=number: len(server.received) == number, "the message")
+            await seen(functools.partial(lambda n: len(server.received) == n, number), "the message")
             assert tap.bytes_passed("up") == connection.bytes_sent
             assert connection.last_unit_bytes == tap.bytes_passed("up") - before
 
@@ -523,17 +524,22 @@ def _polls(tap: Tap) -> list[bytes]:
 
 @in_event_loop
 async def test_poll_is_pending_when_its_request_is_on_the_wire() -> None:
-    """Between the answer to a poll and the next poll none is pending."""
-    states: list[bool] = []
+    """Whenever a broadcast was heard and a poll is pending again, the request of that poll is on the wire."""
+    heard: list[object] = []
     async with (
         chatting() as server,
-        connected(server.port, "polling", handlers={EVENT: lambda: states.append(connection.poll_pending)}) as made,
+        tapped(server.port) as tap,
+        connected(tap.port, "polling", handlers={EVENT: heard.append}) as connection,
     ):
-        connection = made
-        await seen(lambda: connection.poll_pending, "the poll")
-        await server.broadcast()
-        await seen(lambda: bool(states), "the broadcast")
-        await seen(lambda: connection.poll_pending, "the next poll")
+        await seen(lambda: connection.poll_pending, "the first poll")
+        await seen(lambda: tap.bytes_passed("up") == connection.bytes_sent, "its bytes")
+        for number in range(1, 11):
+            before = len(_polls(tap))
+            await server.broadcast(number)
+            await seen(functools.partial(lambda n: len(heard) == n, number), "the broadcast")
+            await seen(lambda: connection.poll_pending, "the next poll")
+            await seen(lambda: tap.bytes_passed("up") == connection.bytes_sent, "its bytes")
+            assert len(_polls(tap)) == before + 1
 
 
 @in_event_loop

@@ -3,6 +3,7 @@
 import random
 import re
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_one_round_deals_every_kind(seed: int) -> None:
     """Among as many bodies as there are kinds is each kind that breaks servers, whatever the seed."""
     bodies = dealt(seed)
     assert len(set(bodies)) == KINDS
-    wanted = {
+    wanted: dict[str, Callable[[str], bool]] = {
         "plain ASCII": lambda text: text.isascii() and text.isprintable() and " " in text,
         "other letters": lambda text: "Привет" in text,
         "ideographs": lambda text: any("CJK" in unicodedata.name(character, "") for character in text[:9]),

@@ -1,0 +1,486 @@
+"""Servers under test as real processes: when they are ready, how they end, and what is recorded and said of it."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import history as h
+from harness import server as server_module
+from harness import waiting
+from harness.clients.sender import Sender
+from harness.errors import TargetError
+from harness.fault import Fault, NotSeen
+from harness.target import Target
+from tests.systems import (
+    DEADLINE_SECONDS,
+    RUN,
+    Clients,
+    Running,
+    clients,
+    described,
+    in_event_loop,
+    seen,
+    serving,
+    soon,
+)
+
+TRANSPORTS = pytest.mark.parametrize("transport", ["websocket", "polling"])
+LISTEN = """
+import os, signal, socket, sys, time
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(("127.0.0.1", int(sys.argv[1])))
+listener.listen()
+print("pid", os.getpid(), flush=True)
+"""
+ACCEPT = (
+    LISTEN
+    + """
+while True:
+    accepted = listener.accept()[0]
+    if accepted.recv(1000).startswith(b"die"):
+        print("as you wish", flush=True)
+        sys.exit(3)
+    accepted.close()
+"""
+)
+SLEEP = "import time; time.sleep(300)"
+
+
+def python(code: str, **server: Any) -> dict[str, Any]:
+    """A server that is a piece of Python; it starts fast."""
+    return {"command": ["{python}", "-S", "-c", code, "{port}"], **server}
+
+
+def target(folder: Path, server: Mapping[str, Any]) -> Target:
+    """A target with this server."""
+    return described(folder, server={"ready_timeout_seconds": DEADLINE_SECONDS, **server})
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections."""
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def pids(running: Running) -> list[int]:
+    """What the servers printed as their process ids."""
+    return [int(line.split()[1]) for line in running.log.read_text().splitlines() if line.startswith("pid ")]
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def exits(running: Running) -> list[tuple[int, bool]]:
+    """The recorded ends: status, and whether the harness meant it."""
+    return [(event.status, event.expected) for event in running.events(h.ServerExited)]
+
+
+# -- ready -------------------------------------------------------------------------------------------------------
+
+LATE = "import time; time.sleep(0.2)\n"
+ANSWER = (
+    LISTEN
+    + """
+first = listener.accept()[0]
+first.recv(1000)
+first.sendall(b"%s")
+first.close()
+print("first answer given", flush=True)
+while True:
+    accepted = listener.accept()[0]
+    accepted.recv(1000)
+    accepted.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n")
+    accepted.close()
+"""
+)
+
+
+@in_event_loop
+async def test_tcp_server_is_ready_when_its_port_accepts(tmp_path: Path) -> None:
+    """With `tcp`, start returns when the port accepts connections, and records which process it is."""
+    async with serving(target(tmp_path, python(LATE + ACCEPT, ready="tcp")), tmp_path) as running:
+        await running.server.start()
+        assert listens(running.port)
+        assert [event.pid for event in running.events(h.ServerStarted)] == pids(running)
+        assert running.events(h.ServerExited) == []
+
+
+@pytest.mark.parametrize(
+    "first_answer",
+    [
+        "HTTP/1.1 503 Service Unavailable\\r\\nContent-Length: 0\\r\\n\\r\\n",
+        "HTTP/1.1 404 Not Found\\r\\nContent-Length: 0\\r\\n\\r\\n",
+        "this is no HTTP\\r\\n",
+        "HTTP/1.1 999999 What\\r\\n\\r\\n",
+        "",
+    ],
+)
+@in_event_loop
+async def test_http_server_is_ready_when_it_answers_well(first_answer: str, tmp_path: Path) -> None:
+    """With `http`, an error, nonsense or silence is not ready yet; a good answer is."""
+    code = ANSWER.replace("%s", first_answer)
+    async with serving(target(tmp_path, python(code, ready="http:/health?x=1")), tmp_path) as running:
+        await running.server.start()
+        assert "first answer given" in running.log.read_text()
+
+
+@in_event_loop
+async def test_log_server_is_ready_when_it_says_so(tmp_path: Path) -> None:
+    """With `log`, start returns when a line matches."""
+    code = "import time; print('getting there', flush=True); time.sleep(0.2)\n" + LISTEN + SLEEP
+    async with serving(target(tmp_path, python(code, ready=r"log:^pid \d+$")), tmp_path) as running:
+        await running.server.start()
+        assert listens(running.port)
+
+
+@in_event_loop
+async def test_log_of_the_server_before_does_not_count(tmp_path: Path) -> None:
+    """After a restart only what the new server prints makes it ready."""
+    code = "import time; time.sleep(0.1)\n" + LISTEN + SLEEP
+    async with serving(target(tmp_path, python(code, ready="log:pid")), tmp_path) as running:
+        await running.server.start()
+        await running.server.kill()
+        await running.server.start()
+        assert listens(running.port)
+        first, second = pids(running)
+        assert first != second
+        assert [event.pid for event in running.events(h.ServerStarted)] == [first, second]
+
+
+@pytest.mark.parametrize("ready", ["tcp", "http:/", "log:nobody says this"])
+@in_event_loop
+async def test_server_that_never_gets_ready_is_one_clear_error(ready: str, tmp_path: Path) -> None:
+    """At the deadline the error says what was awaited, with the last log lines, and the process is gone."""
+    code = "import os; print('line one'); print('pid', os.getpid()); print('waiting for a disk', flush=True);" + SLEEP
+    server = python(code, ready=ready, ready_timeout_seconds=0.5)
+    async with serving(target(tmp_path, server), tmp_path) as running:
+        with pytest.raises(TargetError) as raised:
+            await running.server.start()
+        text = str(raised.value)
+        assert "did not get ready within 0.5 s" in text
+        assert ready in text
+        assert str(running.port) in text
+        assert text.endswith("    waiting for a disk")
+        assert not any(runs(pid) for pid in pids(running))
+        assert running.events(h.ServerStarted) == []
+        assert exits(running) == [(-signal.SIGKILL, True)]
+
+
+@in_event_loop
+async def test_http_server_that_accepts_and_never_answers_is_not_ready(tmp_path: Path) -> None:
+    """A health check that hangs costs the deadline, and no more."""
+    server = python(LISTEN + SLEEP, ready="http:/", ready_timeout_seconds=0.3)
+    async with serving(target(tmp_path, server), tmp_path) as running:
+        with pytest.raises(TargetError, match=r"did not get ready within 0\.3 s"):
+            await running.server.start()
+
+
+@pytest.mark.parametrize("ready", ["tcp", "http:/", "log:nobody says this"])
+@in_event_loop
+async def test_server_that_ends_before_it_is_ready_is_one_clear_error(ready: str, tmp_path: Path) -> None:
+    """The error says with which status, with the last log lines, and does not wait for the deadline."""
+    code = "print('x' * 1000); print('no such table: users', flush=True); raise SystemExit(4)"
+    async with serving(target(tmp_path, python(code, ready=ready)), tmp_path) as running:
+        with pytest.raises(TargetError) as raised:
+            await running.server.start()
+        assert "ended with exit status 4 before it was ready" in str(raised.value)
+        assert str(raised.value).endswith("\n    no such table: users")
+        assert running.events(h.ServerStarted) == []
+
+
+@in_event_loop
+async def test_missing_command_is_one_clear_error(tmp_path: Path) -> None:
+    """A program that is not there is named."""
+    async with serving(target(tmp_path, {"command": ["no-such-program", "{port}"]}), tmp_path) as running:
+        with pytest.raises(TargetError, match=r"server of reference cannot be started.*no-such-program"):
+            await running.server.start()
+
+
+@in_event_loop
+async def test_missing_working_directory_is_one_clear_error(tmp_path: Path) -> None:
+    """A folder that is not there is named."""
+    async with serving(target(tmp_path, python(ACCEPT, cwd="nowhere")), tmp_path) as running:
+        with pytest.raises(TargetError, match=r"cannot be started.*nowhere"):
+            await running.server.start()
+
+
+@pytest.mark.parametrize("ready", ["tcp", "http:/", "log:anything"])
+@in_event_loop
+async def test_port_that_is_taken_is_one_clear_error(
+    ready: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's program on the port is never taken for the server, which is not even started."""
+    monkeypatch.setattr(server_module, "_PORT_TIMEOUT_SECONDS", 0.2)
+    async with serving(target(tmp_path, python(ACCEPT, ready=ready)), tmp_path) as running:
+        with closing(socket.create_server(("127.0.0.1", running.port))):
+            with pytest.raises(TargetError, match=f"another program listens on port {running.port}"):
+                await running.server.start()
+            assert not running.log.exists()
+        await running.server.start() if ready == "tcp" else None
+
+
+@in_event_loop
+async def test_port_that_is_taken_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    """What is left of a server that was just killed delays the next one, and no more."""
+    async with serving(target(tmp_path, python(ACCEPT)), tmp_path) as running:
+        other = socket.create_server(("127.0.0.1", running.port))
+        starting = asyncio.create_task(running.server.start())
+        await asyncio.sleep(0.1)
+        other.close()
+        await soon(starting)
+        assert [event.pid for event in running.events(h.ServerStarted)] == pids(running)
+
+
+@in_event_loop
+async def test_placeholders_and_environment_reach_the_server(tmp_path: Path) -> None:
+    """Port and database stand in the command and in the environment, which adds to the inherited one."""
+    code = "import os; print('got', *(os.environ[k] for k in ('A', 'B', 'PATH')), flush=True);" + ACCEPT
+    server = python(code, env={"A": "{port}", "B": "in {database}"})
+    async with serving(target(tmp_path, server), tmp_path) as running:
+        await running.server.start({"B": "instead {port}"})
+        assert f"got {running.port} instead {running.port} {os.environ['PATH']}\n" in running.log.read_text()
+
+
+@in_event_loop
+async def test_control_runs_its_own_command(tmp_path: Path) -> None:
+    """A control of the target's own is started with its command."""
+    command = ["{python}", "-S", "-c", "print('unprotected', flush=True)\n" + ACCEPT, "{port}"]
+    made = described(tmp_path, server=python(ACCEPT), controls={"without_unique": command})
+    async with serving(made, tmp_path, control="without_unique") as running:
+        await running.server.start()
+        assert running.log.read_text().startswith("unprotected\n")
+
+
+# -- the end -----------------------------------------------------------------------------------------------------
+
+
+@in_event_loop
+async def test_stopped_server_ends_as_it_likes(tmp_path: Path) -> None:
+    """SIGTERM lets a server finish; its status is recorded as expected."""
+    code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit(7)));" + ACCEPT
+    async with serving(target(tmp_path, python(code)), tmp_path) as running:
+        await running.server.start()
+        await running.server.stop()
+        assert exits(running) == [(7, True)]
+        assert "bye" in running.log.read_text()
+        assert not listens(running.port)
+
+
+@in_event_loop
+async def test_server_that_does_not_stop_is_killed_as_expected(tmp_path: Path) -> None:
+    """A stop that runs into its timeout ends with SIGKILL, recorded as what the harness did."""
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + ACCEPT
+    async with serving(target(tmp_path, python(code, stop_timeout_seconds=0.2)), tmp_path) as running:
+        await running.server.start()
+        await running.server.stop()
+        assert exits(running) == [(-signal.SIGKILL, True)]
+        assert running.events(h.ServerExited)[0].reason == "signal 9"
+
+
+@in_event_loop
+async def test_killed_server_is_recorded_as_expected(tmp_path: Path) -> None:
+    """A kill is the harness's own doing, once, however often it is asked for."""
+    async with serving(target(tmp_path, python(ACCEPT)), tmp_path) as running:
+        await running.server.kill()
+        await running.server.start()
+        await running.server.kill()
+        await running.server.kill()
+        await running.server.stop()
+        assert exits(running) == [(-signal.SIGKILL, True)]
+
+
+@in_event_loop
+async def test_server_that_ends_by_itself_is_recorded_as_unexpected(tmp_path: Path) -> None:
+    """A crash is told from a kill, also when a kill, a stop and a start follow."""
+    async with serving(target(tmp_path, python(ACCEPT)), tmp_path) as running:
+        await running.server.start()
+        with closing(socket.create_connection(("127.0.0.1", running.port))) as connection:
+            connection.send(b"die")
+            await seen(lambda: bool(exits(running)), "the end")
+        await running.server.stop()
+        await running.server.kill()
+        await running.server.start()
+        await running.server.kill()
+        assert exits(running) == [(3, False), (-signal.SIGKILL, True)]
+        assert running.events(h.ServerExited)[0].reason == "exit status 3"
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+@in_event_loop
+async def test_whole_process_group_ends(how: str, tmp_path: Path) -> None:
+    """A server behind a shell goes with its shell, which leaves neither process nor port."""
+    server = {
+        "command": ["sh", "-c", '"$0" -S -c "$1" "$2" & echo shell; wait', "{python}", ACCEPT, "{port}"],
+        "stop_timeout_seconds": 0.5,
+    }
+    async with serving(target(tmp_path, server), tmp_path) as running:
+        for _ in range(3):
+            await running.server.start()
+            (*_, pid) = pids(running)
+            assert pid != running.events(h.ServerStarted)[-1].pid
+            assert runs(pid)
+            await getattr(running.server, how)()
+            assert not runs(pid)
+            assert not listens(running.port)
+        assert len(set(pids(running))) == 3
+
+
+@in_event_loop
+async def test_restart_is_on_the_same_port_with_the_same_database(tmp_path: Path) -> None:
+    """The next server finds the rows of the one before, and is reached through the same links."""
+    async with serving(described(tmp_path), tmp_path) as running:
+        await running.server.start()
+        async with clients(tmp_path, running.port, store=running.store) as here:
+            alice = await here.sender()
+            await soon(alice.send("before"))
+            await running.server.stop()
+            await running.server.start()
+            await soon(alice.send("after"))
+            assert [row.content for row in await running.store.rows()] == [m.content for m in alice.messages]
+        assert exits(running) == [(0, True)]
+
+
+@in_event_loop
+async def test_start_that_is_cancelled_can_be_killed(tmp_path: Path) -> None:
+    """A schedule that is interrupted while the server starts leaves a server that the clean-up finds."""
+    async with serving(target(tmp_path, python(LISTEN + SLEEP, ready="log:never")), tmp_path) as running:
+        starting = asyncio.create_task(running.server.start())
+        await seen(lambda: listens(running.port), "the server to listen")
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await running.server.kill()
+        assert not listens(running.port)
+
+
+# -- faults ------------------------------------------------------------------------------------------------------
+
+
+async def bitten(here: Clients, running: Running, fault: Fault, alice: Sender) -> str:
+    """Send, have the fault bite a message, let it be sent again; the evidence. Every message is stored once."""
+    await soon(alice.send())
+    await fault.begin()
+    try:
+        message = alice.post()
+        evidence = await soon(fault.bite(message))
+    finally:
+        await fault.heal()
+    await soon(message.done.wait())
+    await soon(alice.send())
+    stored = [h.identity_in(RUN, row.content) for row in await running.store.rows()]
+    assert stored == [message.id for message in alice.messages]
+    outcomes = {event.message: type(event) for event in here.recorder.events if isinstance(event, h.Info | h.Ok)}
+    assert list(outcomes.values()) == [h.Ok] * 3
+    assert len(running.events(h.ServerStarted)) == len(running.events(h.ServerExited)) + 1
+    return evidence
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_kill_mid_emit_bites_and_heals(transport: str, tmp_path: Path) -> None:
+    """A message that reaches a paused server dies with it, and is stored by the next one."""
+    async with (
+        serving(described(tmp_path), tmp_path) as running,
+        clients(tmp_path, running.port, transport, store=running.store) as here,
+    ):
+        await running.server.start()
+        alice = await here.sender()
+        evidence = await bitten(here, running, running.server.kill_mid_emit(alice.link), alice)
+        assert "paused, then killed" in evidence
+        assert exits(running) == [(-signal.SIGKILL, True)]
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_kill_after_commit_bites_and_heals(transport: str, tmp_path: Path) -> None:
+    """A message that is stored when the server is killed has no answer, and is not stored again."""
+    async with (
+        serving(described(tmp_path), tmp_path) as running,
+        clients(tmp_path, running.port, transport, store=running.store) as here,
+    ):
+        await running.server.start()
+        alice = await here.sender()
+        assert "a row is readable" in await bitten(here, running, running.server.kill_after_commit(alice.link), alice)
+        assert exits(running) == [(-signal.SIGKILL, True)]
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_crash_point_bites_and_heals(transport: str, tmp_path: Path) -> None:
+    """A server that dies at its crash point was expected to, and the next one has none."""
+    async with (
+        serving(described(tmp_path), tmp_path) as running,
+        clients(tmp_path, running.port, transport, store=running.store) as here,
+    ):
+        await running.server.start()
+        alice = await here.sender()
+        assert "crash point 'after_commit'" in await bitten(here, running, running.server.crash("after_commit"), alice)
+        assert exits(running) == [(0, True), (-signal.SIGKILL, True)]
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_restart_while_held_bites_and_heals(transport: str, tmp_path: Path) -> None:
+    """A message that is in the network while the server is stopped is stored by the next one."""
+    async with (
+        serving(described(tmp_path), tmp_path) as running,
+        clients(tmp_path, running.port, transport, store=running.store) as here,
+    ):
+        await running.server.start()
+        alice = await here.sender()
+        assert "held in the link" in await bitten(here, running, running.server.restart_while_held(alice.link), alice)
+        assert [expected for _, expected in exits(running)] == [True]
+
+
+@in_event_loop
+async def test_fault_on_a_server_that_has_crashed_is_not_seen_and_starts_it(tmp_path: Path) -> None:
+    """A server that died before the fault acted was not killed by it; the end of the scope starts it again."""
+    async with serving(target(tmp_path, python(ACCEPT)), tmp_path) as running:
+        await running.server.start()
+        fault = running.server.kill_now()
+        await fault.begin()
+        os.kill(pids(running)[0], signal.SIGSEGV)
+        await seen(lambda: bool(exits(running)), "the end")
+        with pytest.raises(NotSeen, match="not running any more"):
+            await fault.bite(None)  # type: ignore[arg-type]
+        await fault.heal()
+        assert exits(running) == [(-signal.SIGSEGV, False)]
+        assert listens(running.port)
+
+
+@in_event_loop
+async def test_crash_point_that_is_never_reached_is_not_seen(tmp_path: Path) -> None:
+    """A server that does not die is a bite that was not seen, and is started again without the crash point."""
+    made = described(tmp_path, server=python("import os; print('env', os.environ.get('DIE'), flush=True);" + ACCEPT))
+    made = described(
+        tmp_path,
+        server=python("import os; print('env', os.environ.get('DIE'), flush=True);" + ACCEPT),
+        crash_points={"here": {"DIE": "at {message}"}},
+    )
+    async with serving(made, tmp_path) as running:
+        running.server._patience_seconds = 0.1
+        await running.server.start()
+        fault = running.server.crash("here")
+        await fault.begin()
+        with pytest.raises(waiting.WaitTimeout, match="die at its crash point 'here'"):
+            await fault.bite(None)  # type: ignore[arg-type]
+        await fault.heal()
+        assert [line for line in running.log.read_text().splitlines() if line.startswith("env")] == [
+            "env None",
+            "env at 1",
+            "env None",
+        ]
+        assert [expected for _, expected in exits(running)] == [True, True]

@@ -1,0 +1,423 @@
+"""The SQLite store: rows are read by name whatever they hold, every unusable store is one clear error, locks bite."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness import store as store_module
+from harness.clients.sender import Message
+from harness.errors import TargetError
+from harness.fault import NotSeen
+from harness.store import StoredRow
+from harness.waiting import WaitTimeout
+from tests.systems import RUN, in_event_loop, make_store, seen, soon
+
+TABLE = "CREATE TABLE messages (id INTEGER PRIMARY KEY, client_offset TEXT UNIQUE, content)"
+ROWS = "SELECT id, client_offset, content FROM messages ORDER BY id"
+IDENTITY = f"{RUN}-alice-0001"
+NO_DATABASE = Path(__file__)
+MODES = pytest.mark.parametrize("mode", ["wal", "delete"])
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Where the database of a test is, with blanks and signs in its path that a URI would misunderstand."""
+    folder = tmp_path / "a folder, 50% full? #1 + ü"
+    folder.mkdir()
+    return folder / "store.db"
+
+
+@contextmanager
+def written(database: Path, mode: str = "wal") -> Iterator[sqlite3.Connection]:
+    """A server's connection to its database."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        assert connection.execute(f"PRAGMA journal_mode = {mode}").fetchone() == (mode,)
+        connection.execute(TABLE)
+        yield connection
+
+
+def insert(connection: sqlite3.Connection, *rows: tuple[object, object, object]) -> None:
+    """Store rows."""
+    connection.executemany("INSERT INTO messages VALUES (?, ?, ?)", rows)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+@MODES
+@in_event_loop
+async def test_rows_are_read_while_the_server_writes(mode: str, database: Path) -> None:
+    """Rows are those that are committed, in the order of the query, in either journal mode."""
+    with written(database, mode) as server:
+        insert(server, (1, "one", "first"), (3, "three", "third"))
+        server.execute("BEGIN IMMEDIATE")
+        insert(server, (4, "four", "not yet"))
+        store = make_store(database, ROWS + " DESC")
+        assert await store.rows() == [StoredRow(3, "three", "third"), StoredRow(1, "one", "first")]
+        server.execute("COMMIT")
+        assert len(await store.rows()) == 3
+
+
+@MODES
+@in_event_loop
+async def test_rows_are_read_after_the_server_has_gone(mode: str, database: Path) -> None:
+    """A database that was closed properly can be read without anybody else having it open."""
+    with written(database, mode) as server:
+        insert(server, (1, "one", "first"))
+    assert await make_store(database, ROWS).rows() == [StoredRow(1, "one", "first")]
+
+
+@MODES
+@in_event_loop
+async def test_rows_are_read_after_the_server_was_killed(mode: str, database: Path) -> None:
+    """What a killed server leaves beside its database is a part of it, but for what was not committed."""
+    copy = database.with_name("left.db")
+    with written(database, mode) as server:
+        insert(server, (1, "one", "first"))
+        server.execute("BEGIN IMMEDIATE")
+        insert(server, (2, "two", "never committed"))
+        for path in list(database.parent.iterdir()):
+            if not path.name.endswith("-shm"):
+                path.with_name(path.name.replace("store", "left")).write_bytes(path.read_bytes())
+        server.execute("ROLLBACK")
+    assert await make_store(copy, ROWS).rows() == [StoredRow(1, "one", "first")]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT content, id, client_offset FROM messages",
+        "SELECT client_offset, 'more' AS more, content, id, content AS again FROM messages",
+        "SELECT rowid AS id, content AS content, client_offset AS client_offset FROM messages",
+        "WITH m AS (SELECT * FROM messages) SELECT * FROM m",
+    ],
+)
+@in_event_loop
+async def test_columns_are_taken_by_name(query: str, database: Path) -> None:
+    """The query may return the three columns in any order, among others, under any alias."""
+    with written(database) as server:
+        insert(server, (7, "seven", "text"))
+        assert await make_store(database, query).rows() == [StoredRow(7, "seven", "text")]
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [
+        (("NULL", "'text'"), (None, "text")),
+        (("'o'", "NULL"), ("o", None)),
+        (("'o'", "42"), ("o", "42")),
+        (("'o'", "1.5"), ("o", "1.5")),
+        (("'o'", "X'746578740a'"), ("o", "text\n")),
+        (("'o'", "X'ff00fe'"), ("o", "\ufffd\x00\ufffd")),
+        (("'o'", "CAST(X'74ff' AS TEXT)"), ("o", "t\ufffd")),
+        (("X'6f'", "''"), ("o", "")),
+        (("'o'", "'nul' || char(0) || 'byte'"), ("o", "nul\x00byte")),
+    ],
+)
+@in_event_loop
+async def test_any_value_is_read_as_text(stored: tuple[str, str], read: tuple[str, str], database: Path) -> None:
+    """NULL stays what it is; numbers, BLOBs and invalid UTF-8 are shown as text, and never refused."""
+    with written(database) as server:
+        server.execute(f"INSERT INTO messages VALUES (1, {stored[0]}, {stored[1]})")  # noqa: S608 - the test's own
+        assert await make_store(database, ROWS).rows() == [StoredRow(1, *read)]
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"), [("'id-1'", "id-1"), ("1.5", 1.5), ("NULL", None), ("X'6964'", "b'id'"), ("-3", -3)]
+)
+@in_event_loop
+async def test_ids_are_numbers_or_texts(stored: str, read: object, database: Path) -> None:
+    """An id is what the target makes of it."""
+    with written(database) as server:
+        insert(server, (1, "one", "text"))
+        query = f"SELECT {stored} AS id, client_offset, content FROM messages"  # noqa: S608 - the test's own
+        rows = await make_store(database, query).rows()
+        assert rows == [StoredRow(read, "one", "text")]  # type: ignore[arg-type]
+
+
+@in_event_loop
+async def test_reading_changes_nothing(database: Path) -> None:
+    """A query that writes is refused, since the store belongs to the target."""
+    with written(database) as server:
+        insert(server, (1, "one", "text"))
+        with pytest.raises(TargetError, match="readonly"):
+            await make_store(database, "DELETE FROM messages RETURNING id, client_offset, content").rows()
+        assert len(await make_store(database, ROWS).rows()) == 1
+
+
+# -- errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("SELECT id, content FROM messages", "lacks client_offset and returns id, content"),
+        ("SELECT 1", "lacks id, client_offset, content and returns 1"),
+        ("SELECT body, id, client_offset FROM messages", "no such column: body"),
+        ("SELECT * FROM nowhere", "no such table: nowhere"),
+        ("SELEKT", "syntax error"),
+        ("", "lacks id, client_offset, content and returns none"),
+        ("SELECT 1; SELECT 2", "one statement at a time"),
+        ("SELECT id, client_offset, content FROM messages WHERE id = ?", "binding"),
+    ],
+)
+@in_event_loop
+async def test_unusable_query_is_one_clear_error(query: str, error: str, database: Path) -> None:
+    """The error says what is wrong with the query, and shows it."""
+    with written(database), pytest.raises(TargetError) as raised:
+        await make_store(database, query).rows()
+    assert error in str(raised.value)
+    assert query in str(raised.value)
+
+
+@in_event_loop
+async def test_missing_database_is_one_clear_error(database: Path) -> None:
+    """Where the server has made no database the error says who has to make it, and none is made."""
+    with pytest.raises(TargetError, match=r"store\.db does not exist: the server has to create it"):
+        await make_store(database, ROWS).rows()
+    assert list(database.parent.iterdir()) == []
+
+
+@in_event_loop
+async def test_directory_is_no_database(tmp_path: Path) -> None:
+    """A location that is a directory is told as that."""
+    with pytest.raises(TargetError, match="is not a file"):
+        await make_store(tmp_path, ROWS).rows()
+
+
+@in_event_loop
+async def test_other_file_is_no_database() -> None:
+    """A file that is no SQLite database is told as that."""
+    with pytest.raises(TargetError, match="file is not a database"):
+        await make_store(NO_DATABASE, ROWS).rows()
+
+
+@MODES
+@in_event_loop
+async def test_exclusive_lock_times_out_with_a_clear_error(
+    mode: str, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that somebody keeps locked against readers costs a read its timeout, and is told as locked."""
+    monkeypatch.setattr(store_module, "_BUSY_TIMEOUT_SECONDS", 0.1)
+    with written(database, mode) as server:
+        server.execute("PRAGMA locking_mode = EXCLUSIVE")  # without it WAL has no lock against readers
+        if mode == "wal":
+            server.execute("PRAGMA journal_mode = delete")
+            server.execute("PRAGMA journal_mode = wal")
+        server.execute("BEGIN EXCLUSIVE")
+        insert(server, (1, "one", "text"))
+        with pytest.raises(TargetError, match=r"cannot read the rows of .*store\.db: database is locked"):
+            await soon(make_store(database, ROWS).rows())
+
+
+@in_event_loop
+async def test_read_waits_for_a_short_exclusive_lock(database: Path) -> None:
+    """A database that is locked for a moment is read when it is free again, and the event loop goes on meanwhile."""
+    with written(database, "delete") as server:
+        server.execute("BEGIN EXCLUSIVE")
+        insert(server, (1, "one", "text"))
+        reading = asyncio.create_task(make_store(database, ROWS).rows())
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+            assert not reading.done()
+        server.execute("COMMIT")
+        assert await soon(reading) == [StoredRow(1, "one", "text")]
+
+
+# -- looking for a message ---------------------------------------------------------------------------------------
+
+
+def message(sequence: int = 1) -> Message:
+    """A message of this run."""
+    identity = f"{RUN}-alice-{sequence:04d}"
+    return Message(identity, f"{identity} text {identity}", f"{identity}-offset")
+
+
+@pytest.mark.parametrize(
+    ("client_offset", "content", "held"),
+    [
+        (f"{IDENTITY}-offset", f"{IDENTITY} text {IDENTITY}", True),
+        (None, f"{IDENTITY} cut o", True),
+        ("another", f"ext {IDENTITY}", True),
+        (f"{IDENTITY}-offset", "all gone", True),
+        (f"{IDENTITY}-offset", None, True),
+        (None, f"{IDENTITY}0 is message 10", False),
+        ("fedcba98-alice-0001", "fedcba98-alice-0001 of another run", False),
+        (None, None, False),
+    ],
+)
+@in_event_loop
+async def test_message_is_known_by_its_identity(
+    client_offset: str | None, content: str | None, held: bool, database: Path
+) -> None:
+    """A row is that of a message if either end of its content, or else its offset, says so."""
+    with written(database) as server:
+        insert(server, (1, client_offset, content))
+        assert await make_store(database, ROWS).holds(message()) is held
+
+
+@in_event_loop
+async def test_row_is_waited_for(database: Path) -> None:
+    """A message's row is awaited until it is committed, and no longer than patience lasts."""
+    with written(database) as server:
+        waiting = asyncio.create_task(make_store(database, ROWS).wait_for(message()))
+        insert(server, (1, None, "another"))
+        insert(server, (2, message().offset, message().content))
+        await soon(waiting)
+        with pytest.raises(WaitTimeout, match=f"a row of {RUN}-alice-0002"):
+            await make_store(database, ROWS, patience_seconds=0.05).wait_for(message(2))
+
+
+# -- the lock ----------------------------------------------------------------------------------------------------
+
+
+def try_to_write(database: Path) -> str:
+    """What a writer that does not wait is told."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=0)) as writer:
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            return str(error)
+        writer.execute("ROLLBACK")
+        return "written"
+
+
+def attempted() -> Message:
+    """A message that its sender has emitted."""
+    posted = message()
+    posted.attempts = 1
+    posted.attempted.set()
+    return posted
+
+
+@MODES
+@in_event_loop
+async def test_lock_keeps_writers_out_and_readers_in(mode: str, database: Path) -> None:
+    """From the beginning of the fault to its end nobody can write, and everybody can read."""
+    with written(database, mode) as server:
+        insert(server, (1, "one", "text"))
+        store = make_store(database, ROWS)
+        lock = store.lock(0.01)
+        assert try_to_write(database) == "written"
+        await lock.begin()
+        assert try_to_write(database) == "database is locked"
+        assert len(await store.rows()) == 1
+        assert await lock.bite(attempted()) == "no row and no answer after 0.01 s under the lock and 1 attempts"
+        assert try_to_write(database) == "database is locked"
+        await lock.heal()
+        assert try_to_write(database) == "written"
+
+
+@in_event_loop
+async def test_lock_counts_from_the_first_attempt(database: Path) -> None:
+    """The time under the lock begins when the message is emitted."""
+    with written(database):
+        lock = make_store(database, ROWS).lock(0.05)
+        await lock.begin()
+        posted = message()
+        biting = asyncio.create_task(lock.bite(posted))
+        await asyncio.sleep(0.1)
+        assert not biting.done()
+        began = asyncio.get_running_loop().time()
+        posted.attempted.set()
+        await soon(biting)
+        assert asyncio.get_running_loop().time() - began >= 0.049
+        await lock.heal()
+
+
+@in_event_loop
+async def test_lock_without_an_attempt_is_not_seen_and_released(database: Path) -> None:
+    """A message that never leaves its sender is no evidence, and the lock does not stay."""
+    with written(database):
+        lock = make_store(database, ROWS, patience_seconds=0.05).lock(0.01)
+        await lock.begin()
+        with pytest.raises(WaitTimeout, match=f"an attempt of {IDENTITY}"):
+            await lock.bite(message())
+        await lock.heal()
+        assert try_to_write(database) == "written"
+
+
+@in_event_loop
+async def test_lock_of_an_acknowledged_message_is_not_seen(database: Path) -> None:
+    """A server that acknowledges under the lock has not been stopped by it."""
+    with written(database):
+        lock = make_store(database, ROWS).lock(0.01)
+        await lock.begin()
+        posted = attempted()
+        posted.acknowledged = True
+        with pytest.raises(NotSeen, match="acknowledged while the store was locked"):
+            await lock.bite(posted)
+        await lock.heal()
+        assert try_to_write(database) == "written"
+
+
+@in_event_loop
+async def test_lock_of_a_stored_message_is_not_seen(database: Path) -> None:
+    """A message that was stored before the lock was not stopped by it."""
+    with written(database) as server:
+        insert(server, (1, message().offset, message().content))
+        lock = make_store(database, ROWS).lock(0.01)
+        await lock.begin()
+        with pytest.raises(NotSeen, match="stored while the store was locked"):
+            await lock.bite(attempted())
+        await lock.heal()
+
+
+@in_event_loop
+async def test_lock_waits_for_another_writer(database: Path) -> None:
+    """The lock is taken when a transaction of the server is over, and the event loop goes on meanwhile."""
+    with written(database) as server:
+        server.execute("BEGIN IMMEDIATE")
+        lock = make_store(database, ROWS).lock(0.01)
+        arming = asyncio.create_task(lock.begin())
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+            assert not arming.done()
+        server.execute("COMMIT")
+        await soon(arming)
+        assert try_to_write(database) == "database is locked"
+        await lock.heal()
+
+
+@in_event_loop
+async def test_lock_that_is_not_released_is_one_clear_error(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that never ends costs the lock its timeout, and the error names the database."""
+    monkeypatch.setattr(store_module, "_BUSY_TIMEOUT_SECONDS", 0.05)
+    with written(database) as server:
+        server.execute("BEGIN IMMEDIATE")
+        lock = make_store(database, ROWS).lock(0.01)
+        with pytest.raises(TargetError, match=r"cannot lock .*store\.db: database is locked"):
+            await lock.begin()
+        await lock.heal()
+
+
+@in_event_loop
+async def test_lock_of_what_is_no_database_is_one_clear_error(database: Path) -> None:
+    """A database that is missing, or none, cannot be locked; the error names it, and none is made."""
+    for path, reason in ((database, "unable to open database file"), (NO_DATABASE, "file is not a database")):
+        with pytest.raises(TargetError, match=f"cannot lock .*{path.name}: {reason}"):
+            await make_store(path, ROWS).lock(0.01).begin()
+    assert list(database.parent.iterdir()) == []
+
+
+@in_event_loop
+async def test_cancelled_lock_does_not_stay(database: Path) -> None:
+    """A schedule that is interrupted while the lock is being taken leaves the store unlocked."""
+    with written(database) as server:
+        server.execute("BEGIN IMMEDIATE")
+        lock = make_store(database, ROWS).lock(0.01)
+        arming = asyncio.create_task(lock.begin())
+        await asyncio.sleep(0.01)
+        began = asyncio.get_running_loop().time()
+        arming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await arming
+        await lock.heal()
+        assert asyncio.get_running_loop().time() - began < 2, "it waited for the lock"
+        server.execute("COMMIT")
+        await asyncio.get_running_loop().shutdown_default_executor()
+        await seen(lambda: try_to_write(database) == "written", "the lock to be released")
