@@ -87,6 +87,7 @@ class Fates(msgspec.Struct):
     receivers: dict[str, list[str]] = {}
     foreign: int = 0
     exits: list[h.ServerExited] = []
+    faults: dict[int, str] = {}
     bites: list[h.Bitten] = []
     failures: list[h.Failed] = []
     first_fault: float | None = None
@@ -199,6 +200,7 @@ def fold(history: h.History) -> Fates:
                 fates.failures.append(event)
             case h.FaultBegan():
                 acting.add(event.number)
+                fates.faults[event.number] = event.fault
                 fates.first_fault = event.time if fates.first_fault is None else fates.first_fault
                 fates.last_heal = None
             case h.FaultEnded():
@@ -509,7 +511,7 @@ def _claim(fates: Fates) -> str:
 
 def _missing_evidence(fates: Fates) -> str | None:
     """Why a run without an anomaly says nothing, if so: a server that does nothing must not pass."""
-    acknowledged = [(fate, at) for fate in fates.messages.values() if (at := fate.acknowledged_at) is not None]
+    acknowledged = [(fate, at) for fate in _scheduled(fates) if (at := fate.acknowledged_at) is not None]
     if not acknowledged:
         return "no message was acknowledged"
     if fates.first_fault is None:
@@ -518,13 +520,19 @@ def _missing_evidence(fates: Fates) -> str | None:
         return "no message was acknowledged before the fault"
     if fates.last_heal is None or not any(fate.invoked > fates.last_heal for fate, _ in acknowledged):
         return "no message that was posted after the fault was acknowledged"
-    if not fates.bites:
-        return "a fault acted, and nothing shows that it bit a message"
+    bitten = {bite.number for bite in fates.bites}
+    unshown = [name for number, name in fates.faults.items() if number not in bitten]
+    if unshown:
+        return f"the fault {unshown[0]} acted, and nothing shows that it bit a message"
     return None
 
 
+def _scheduled(fates: Fates) -> list[Fate]:
+    return [fate for fate in fates.messages.values() if fate.sender != h.MARKER]
+
+
 def _counts(fates: Fates, anomalies: list[Anomaly]) -> dict[str, int]:
-    messages = fates.messages.values()
+    messages = _scheduled(fates)
     counts = {
         "sent": len(messages),
         "acknowledged": sum(fate.outcome == "ok" for fate in messages),

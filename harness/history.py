@@ -15,6 +15,9 @@ import msgspec
 
 from harness.errors import HarnessError
 
+MARKER = "marker"
+"""The sender of the message that ends a run for its receivers: judged like any other, but no part of the schedule."""
+
 Role = Literal["claim", "control", "null"]
 Guarantee = Literal["at-most-once", "at-least-once", "exactly-once"]
 Order = Literal["total", "sender", "sequential", "none"]

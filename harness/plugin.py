@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import datetime
 import fcntl
-import itertools
 import os
 import platform
 import random
@@ -96,9 +95,11 @@ class Gate:
         path = self.folder / "plan.json"
         if path.exists():
             return
-        for item, twin in itertools.combinations(items, 2):
-            if item.case.id == twin.case.id:
-                raise HarnessError(f"two scenarios have the id {item.case.id}: {item.nodeid} and {twin.nodeid}")
+        known: dict[str, ScenarioItem] = {}
+        for item in items:
+            twin = known.setdefault(item.case.id, item)
+            if twin is not item:
+                raise HarnessError(f"two scenarios have the id {item.case.id}: {twin.nodeid} and {item.nodeid}")
         plan = run_folder.Plan(
             run=self.folder.name,
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

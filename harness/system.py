@@ -258,7 +258,7 @@ class System:
         """
         await self._drain()
         if self._receivers and self.server.is_running:  # to a server that has crashed nobody can say anything
-            marker = await self.sender("marker", "persistent")
+            marker = await self.sender(h.MARKER, "persistent")
             await marker.send()
         await self._settle()
         await self._toxiproxy.alive()

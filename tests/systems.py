@@ -55,7 +55,11 @@ def in_event_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, N
             gc.collect()  # what was not closed, or not looked at, complains now
             assert not unseen
 
-        asyncio.run(whole())
+        gc.freeze()  # what was there before is not searched: that takes longer than most tests
+        try:
+            asyncio.run(whole())
+        finally:
+            gc.unfreeze()
 
     return run
 

@@ -835,6 +835,7 @@ def test_fault_inside_another_is_over_when_both_are() -> None:
     stored = [script.send()]
     script.fault(1)
     script.fault(2)
+    script.bitten(stored[0], number=1)
     script.healed(1)
     stored.append(script.send())
     script.bitten(stored[-1], number=2)
@@ -843,6 +844,31 @@ def test_fault_inside_another_is_over_when_both_are() -> None:
     stored.append(script.send())
     script.rows(*stored)
     assert judge(script.finished()).verdict == "kept"
+
+
+def test_each_fault_has_to_be_seen_to_bite() -> None:
+    """Of two faults the one that bit does not prove the other."""
+    script = Script()
+    stored = [script.send()]
+    script.fault(1)
+    script.fault(2)
+    script.bitten(stored[0], number=1)
+    script.healed(2)
+    script.healed(1)
+    stored.append(script.send())
+    script.rows(*stored)
+    judgement = judge(script.finished())
+    assert judgement.verdict == "unproven"
+    assert "nothing shows that it bit" in judgement.why
+
+
+def test_marker_is_no_part_of_the_schedule() -> None:
+    """A schedule that sends nothing proves nothing, though the harness's own marker is stored and acknowledged."""
+    script = Script()
+    script.rows(script.send(sender=MARKER))
+    judgement = judge(script.finished())
+    assert judgement.verdict == "unproven"
+    assert judgement.counts["sent"] == 0
 
 
 def test_recovery_is_measured_from_the_last_heal() -> None:

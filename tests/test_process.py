@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import reaper, waiting
+from harness import process, reaper, waiting
 from harness.errors import HarnessError
 from harness.process import ProcessGroup
 
@@ -91,6 +91,20 @@ def test_kill_ends_the_whole_group(tmp_path: Path) -> None:
         assert group.exit_status == -signal.SIGKILL
 
     run(tmp_path, test)
+
+
+def test_kill_waits_for_the_last_of_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill is over when nothing of the group is left, and not when the leader has exited."""
+    answers = [True, True, False]
+    monkeypatch.setattr(process, "_alive", lambda _: answers.pop(0))
+
+    async def test(shell: Shell) -> None:
+        group = shell.start("sleep 300")
+        await group.kill()
+        shell.groups.clear()
+
+    run(tmp_path, test)
+    assert answers == []
 
 
 def test_kill_ends_what_outlived_its_leader(tmp_path: Path) -> None:
@@ -206,12 +220,26 @@ def test_pause_stops_the_whole_group_until_it_is_resumed(tmp_path: Path) -> None
             )
 
         await group.pause()
-        await all_in("T")
+        assert [state(pid) for pid in pids] == ["T"] * 3
         assert group.exit_status is None
         group.resume()
         await all_in("SRD")
 
     run(tmp_path, test)
+
+
+def test_pause_waits_until_everything_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause is over when every thread of the group has stopped, and not when the signal is sent."""
+    states = ["TS", "RT", "TT"]
+
+    async def test(shell: Shell) -> None:
+        group = shell.start("sleep 300")
+        with monkeypatch.context() as patched:
+            patched.setattr(process, "_states", lambda *_: iter(states.pop(0)))
+            await group.pause()
+
+    run(tmp_path, test)
+    assert states == []
 
 
 # -- the exit ----------------------------------------------------------------------------------------------------

@@ -34,11 +34,12 @@ from tests.systems import (
 TRANSPORTS = pytest.mark.parametrize("transport", ["websocket", "polling"])
 LISTEN = """
 import os, signal, socket, sys, time
+print("pid", os.getpid(), flush=True)
 listener = socket.socket()
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 listener.bind(("127.0.0.1", int(sys.argv[1])))
 listener.listen()
-print("pid", os.getpid(), flush=True)
+print("listening", flush=True)
 """
 ACCEPT = (
     LISTEN
@@ -141,7 +142,7 @@ async def test_http_server_is_ready_when_it_answers_well(first_answer: str, tmp_
 async def test_log_server_is_ready_when_it_says_so(tmp_path: Path) -> None:
     """With `log`, start returns when a line matches."""
     code = "import time; print('getting there', flush=True); time.sleep(0.2)\n" + LISTEN + SLEEP
-    async with serving(target(tmp_path, python(code, ready=r"log:^pid \d+$")), tmp_path) as running:
+    async with serving(target(tmp_path, python(code, ready=r"log:^listen\w+$")), tmp_path) as running:
         await running.server.start()
         assert listens(running.port)
 
@@ -150,7 +151,7 @@ async def test_log_server_is_ready_when_it_says_so(tmp_path: Path) -> None:
 async def test_log_of_the_server_before_does_not_count(tmp_path: Path) -> None:
     """After a restart only what the new server prints makes it ready."""
     code = "import time; time.sleep(0.1)\n" + LISTEN + SLEEP
-    async with serving(target(tmp_path, python(code, ready="log:pid")), tmp_path) as running:
+    async with serving(target(tmp_path, python(code, ready="log:listening")), tmp_path) as running:
         await running.server.start()
         await running.server.kill()
         await running.server.start()
