@@ -865,7 +865,7 @@ def test_each_fault_has_to_be_seen_to_bite() -> None:
 def test_marker_is_no_part_of_the_schedule() -> None:
     """A schedule that sends nothing proves nothing, though the harness's own marker is stored and acknowledged."""
     script = Script()
-    script.rows(script.send(sender=MARKER))
+    script.rows(script.send(sender=h.MARKER))
     judgement = judge(script.finished())
     assert judgement.verdict == "unproven"
     assert judgement.counts["sent"] == 0
