@@ -11,7 +11,7 @@ scenarios: $(READY)
 	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal
 
 test: $(READY)
-	$(VENV)/bin/pytest tests -n 2 -q
+	$(VENV)/bin/pytest tests -n 3 --dist worksteal -q
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -26,8 +26,10 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "midemit needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3 ..."; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the versions of requirements.lock into $(VENV)"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(VENV)/bin/python -m harness.install
 	touch $(READY)
 
 clean:

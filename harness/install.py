@@ -273,3 +273,9 @@ def _run(
     finally:
         reaper.release("group", process.pid)
     return process.returncode, printed.decode(errors="replace")
+
+
+if __name__ == "__main__":
+    print("Toxiproxy: looking for it; building it takes a minute or two, once", flush=True)  # noqa: T201 - a command
+    found = locate()
+    print(f"Toxiproxy: {found.path} (from {found.source})")  # noqa: T201 - as above

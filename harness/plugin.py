@@ -277,7 +277,29 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         config.stash[_GATE] = Gate(config, settings)
     except TargetError as error:
+        if of_controller is None:
+            _report_refusal(settings, str(config.getoption("--target")), str(error))
         pytest.exit(str(error), returncode=summary.EXIT_STATUS["error"])
+
+
+def _report_refusal(settings: Settings, target_option: str, error: str) -> None:
+    """Leave a report of a run that cannot begin: whoever reads `latest` must not find the verdict of the one before."""
+    folder = Path(settings.folder)
+    plan = run_folder.Plan(
+        run=folder.name,
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        target=run_folder.TestedTarget(target_option, target_option),
+        claims={},
+        seed=settings.seed,
+        planned=[],
+        command=settings.command,
+        environment={},
+    )
+    folder.mkdir(parents=True)
+    run_folder.write_atomically(folder / "plan.json", msgspec.json.encode(plan))
+    run_folder.write_atomically(folder / "preflight.json", msgspec.json.encode(run_folder.Preflight(error)))
+    report.write(folder)
+    report.publish(folder)
 
 
 def _settings(config: pytest.Config) -> Settings:

@@ -235,6 +235,11 @@ def _problems(target: Target) -> Iterator[str]:
                     f"`{placeholder}` is used nowhere: put it in {key}, server.env or store.location, so that "
                     f"each run can {need} and nothing of yours is shared or deleted"
                 )
+    if "{database}" not in target.store.location:
+        yield (
+            f"key `store.location`: expected a path with `{{database}}`, got {target.store.location!r}: "
+            "the store is read and locked, and must be the run's own"
+        )
     if claims.receivers != "none" and protocol.broadcast is None:
         yield f"missing key `protocol.broadcast`: claims.receivers is {claims.receivers!r}"
     if claims.receivers != "none" and not claims.replay:

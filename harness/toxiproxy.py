@@ -188,7 +188,7 @@ class _Server:
             return f" (its process {self.process.pid} has not exited)"
         return (
             f"\nIts process {self.process.pid} {ending(status)}; the last lines of {self.process.log}:\n"
-            f"{self.process.last_log_lines()}"
+            f"{self.process.last_log_lines(count=3)}"
         )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import waiting
+from harness import reaper, waiting
 from harness.history import History
 from harness.report.run import load_histories
 
@@ -100,6 +100,7 @@ class Running:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # so that Ctrl-C can be sent to all of it, and to nobody else
             )
+        reaper.hold("group", self.process.pid)  # a test run that is killed must not leave it behind
 
     @property
     def output(self) -> str:
@@ -109,6 +110,7 @@ class Running:
     def wait(self) -> Ran:
         """Wait until it has ended; the processes that it started, too, and nothing of its own may be left then."""
         self.process.wait(TIMEOUT_SECONDS)
+        reaper.release("group", self.process.pid)
         self.wait_until_gone()
         return Ran(self.process.returncode, self.output, self.reports)
 

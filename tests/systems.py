@@ -14,6 +14,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import engineio.async_socket
 import msgspec
 from aiohttp import web
+from engineio.payload import Payload
 
 from harness import history as h
 from harness import ports, target, waiting
@@ -226,7 +227,10 @@ class ChatServer:
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
         self.port = 0
+        # The server raises this limit for the process, which is the clients' here: they have to do so themselves.
+        limit_of_clients = Payload.max_decode_packets
         self.io = make_server(NEVER_SECONDS, NEVER_SECONDS)
+        Payload.max_decode_packets = limit_of_clients
         self.io.always_connect = False
         self.received: list[tuple[object, ...]] = []
         self.auths: list[Any] = []

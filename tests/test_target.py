@@ -160,7 +160,7 @@ def test_placeholders_are_filled_wherever_they_stand() -> None:
         pytest.param(
             [
                 ('"{port}"]', '"--port={port}"]\nenv = { DB = "sqlite:{database}" }'),
-                ('"{database}"\nrows', '"x.db"\nrows'),
+                ('"{database}"\nrows', '"{database}/x.db"\nrows'),
             ],
             "env",
             id="database in env",
@@ -176,6 +176,13 @@ def test_placeholders_are_filled_wherever_they_stand() -> None:
 def test_placeholder_may_stand_in_any_text_of_a_run(tmp_path: Path, changes: list[tuple[str, str]], where: str) -> None:
     """A description is complete when port and database are in the command, in the environment or in the location."""
     assert t.load(str(write(tmp_path, changed(*changes)))).name == "mine", where
+
+
+def test_store_has_to_be_the_runs_own(tmp_path: Path) -> None:
+    """A fixed location would have the harness read and lock a file of the user's."""
+    path = write(tmp_path, changed(('"{port}"]', '"{port}", "{database}"]'), ('"{database}"\nrows', '"x.db"\nrows')))
+    with pytest.raises(TargetError, match=r"key `store.location`: expected a path with `\{database\}`, got 'x.db'"):
+        t.load(str(path))
 
 
 # -- finding a description ---------------------------------------------------------------------------------------

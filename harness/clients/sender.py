@@ -71,6 +71,7 @@ class Sender(Client):
         self._bodies = content.Bodies(self._random, dialer.content)
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
+        self._patience_seconds = patience_seconds(dialer)
         self._heard: set[str | None] = set()
         broadcast = dialer.protocol.broadcast
         super().__init__(name, link.port, dialer, handlers={broadcast: self._hear} if broadcast else {})
@@ -109,7 +110,7 @@ class Sender(Client):
         """Wait for a connection, post a message and wait until nothing more will be done about it.
 
         Neither wait lasts longer than the sender's patience, and neither raises then: the schedule goes on, and
-        what did not settle is in the history.
+        what did not settle is in the history. A sender that has lost its patience once does not wait again.
         """
         await self._patiently(self.online())
         message = self.post(text)
@@ -157,9 +158,9 @@ class Sender(Client):
 
     async def _patiently(self, event: Awaitable[object]) -> None:
         try:
-            await waiting.within(event, awaited="the sender", timeout_seconds=patience_seconds(self._dialer))
+            await waiting.within(event, awaited="the sender", timeout_seconds=self._patience_seconds)
         except waiting.WaitTimeout:
-            return
+            self._patience_seconds = 0
 
     def _hear(self, *arguments: object) -> None:
         text = arguments[0] if arguments else None

@@ -135,7 +135,7 @@ def _result(folder: Path, declared: Declared, preflight_error: str | None) -> Re
         return result
     if preflight_error is not None:
         first = next(iter(preflight_error.splitlines()), "")
-        raise HarnessError(f"it did not run: the message before the first scenario failed: {first}")
+        raise HarnessError(f"it did not run: no scenario could: {first}")
     begun = [path.parent.name for path in sorted(folder.glob(f"*/{HISTORY}"), key=_age)]
     if begun:
         raise HarnessError(f"it did not finish: the run ended during its {begun[-1]}")

@@ -157,7 +157,7 @@ def _gate(
     run: RunFolder, scenarios: Sequence[ScenarioSummary], not_offered: Sequence[Omitted]
 ) -> tuple[VerdictWord, str]:
     if run.preflight_error is not None:
-        return "error", f"The message before the first scenario failed: {run.preflight_error}"
+        return "error", f"No scenario could run: {run.preflight_error}"
     missing = run.plan.missing
     if not scenarios and not not_offered and not missing:
         return "error", "No scenario was planned, so nothing ran."

@@ -13,7 +13,7 @@ from . import steps
 from .chat import EVENT, Chat
 from .delivery import Delivery
 from .storage import Row, Storage
-from .transport import dismiss, make_server
+from .transport import dismiss, make_server, room
 
 # Only a slow disk, a client that does not answer or an overloaded machine takes this long.
 _FINISH_WRITES_SECONDS = 2.0
@@ -62,6 +62,7 @@ async def _serve(settings: Settings, storage: Storage, stop: asyncio.Event) -> N
     server = make_server(settings.ping_interval_seconds, settings.ping_timeout_seconds)
 
     async def send(sid: str, row: Row) -> None:
+        await room(server, sid)
         await server.emit(EVENT, (row.content, row.id), to=sid)
 
     delivery = Delivery(storage, send)

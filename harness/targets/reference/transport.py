@@ -11,6 +11,9 @@ from aiohttp import StreamReader, web
 # many messages as this do not fit into the 1 MB that a request may have.
 _PACKETS_PER_REQUEST = 20_000
 
+# Stock Python clients have the same limit of 16 packets for what they get, acknowledgements and pings included.
+_PACKETS_WAITING = 8
+
 
 class _Body:
     """A request's body, read whole or not at all.
@@ -47,6 +50,13 @@ def make_server(ping_interval_seconds: int, ping_timeout_seconds: float) -> sock
 
     server.eio._async = {**server.eio._async, "translate_request": translate_request}
     return server
+
+
+async def room(server: socketio.AsyncServer, sid: str) -> None:
+    """Wait until what is sent next to a connection will not be too much for one poll of it."""
+    socket = server.eio.sockets.get(server.manager.eio_sid_from_sid(sid, "/"))
+    if socket is not None and socket.queue.qsize() >= _PACKETS_WAITING:
+        await socket.queue.join()
 
 
 async def dismiss(server: socketio.AsyncServer, timeout_seconds: float) -> None:
