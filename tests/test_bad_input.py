@@ -154,10 +154,9 @@ def test_server_that_stores_nothing_is_left_to_the_scenarios(tmp_path: Path) -> 
     ("location", "expected"),
     [
         ("{database}.other", "/store.db.other does not exist: the server has to create it before it is ready"),
-        ("target.toml", "/target.toml: file is not a database"),
-        (".", " is not a file"),
+        ("{database}-wal", "/store.db-wal: file is not a database"),
     ],
-    ids=["missing", "not SQLite", "a directory"],
+    ids=["missing", "not SQLite"],
 )
 def test_unreadable_database_is_named(location: str, expected: str, tmp_path: Path) -> None:
     """A store that cannot be read is an error that names its path and says why."""
@@ -183,13 +182,14 @@ def test_wrong_query_is_quoted(rows: str, expected: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
 def test_bad_description_is_one_line(workers: tuple[str, ...], tmp_path: Path) -> None:
-    """A description that is not valid is one line that names the file and the key; nothing is written."""
+    """A description that is not valid is one line that names the file and the key; the report says so, too."""
     target = tmp_path / "target.toml"
     target.write_text("schema = 1\nname = 7\n")
     ran = run(tmp_path, "scenarios", "--target", str(target), *workers)
     assert ran.status == 3
     assert ran.output.splitlines() == [f"Exit: {target}: key `name`: expected a string, got a whole number"]
-    assert not ran.reports.exists()
+    assert (ran.summary["gate"], ran.summary["planned"]) == ("error", 0)
+    assert "key `name`: expected a string" in ran.summary["why"]
 
 
 @pytest.mark.parametrize(

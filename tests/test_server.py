@@ -467,7 +467,6 @@ async def test_fault_on_a_server_that_has_crashed_is_not_seen_and_starts_it(tmp_
 @in_event_loop
 async def test_crash_point_that_is_never_reached_is_not_seen(tmp_path: Path) -> None:
     """A server that does not die is a bite that was not seen, and is started again without the crash point."""
-    made = described(tmp_path, server=python("import os; print('env', os.environ.get('DIE'), flush=True);" + ACCEPT))
     made = described(
         tmp_path,
         server=python("import os; print('env', os.environ.get('DIE'), flush=True);" + ACCEPT),

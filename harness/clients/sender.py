@@ -1,6 +1,7 @@
 """Senders: an ordered outbox, a policy for emissions without an answer, and a record of every attempt."""
 
 import asyncio
+import contextlib
 import random
 import uuid
 from collections.abc import Awaitable
@@ -134,11 +135,10 @@ class Sender(Client):
         connection = await self.connected(patience_seconds(self._dialer))
         if self._dialer.transport == "polling" and self._dialer.protocol.broadcast and self.messages:
             last = self.messages[-1].id
-            await self._patiently(
-                waiting.until(
+            with contextlib.suppress(waiting.WaitTimeout):
+                await waiting.until(
                     lambda: last in self._heard, awaited="the own broadcast", timeout_seconds=self._ack_timeout_seconds
                 )
-            )
         await waiting.until(
             lambda: connection.poll_pending or not connection.is_open,
             awaited=f"the next poll of {self.name}",

@@ -37,7 +37,6 @@ async def test_receiver_is_recorded_as_one_before_it_hears_anything(tmp_path: Pa
         assert here.events(h.Receiving)[0].receiver == here.events(h.Received)[0].receiver == "rita"
 
 
-@TRANSPORTS
 @pytest.mark.parametrize(
     ("offsets", "highest"),
     [
@@ -59,10 +58,10 @@ async def test_receiver_is_recorded_as_one_before_it_hears_anything(tmp_path: Pa
 )
 @in_event_loop
 async def test_reconnect_names_the_highest_server_offset(
-    transport: str, offsets: list[object], highest: object, tmp_path: Path
+    offsets: list[object], highest: object, tmp_path: Path
 ) -> None:
     """After a cut a receiver asks for what is above the highest number it got or, where ids are texts, the latest."""
-    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+    async with chatting() as server, clients(tmp_path, server.port) as here:
         receiver, link = await here.receiver()
         for offset in offsets:
             await server.broadcast("text", offset)
@@ -102,7 +101,6 @@ async def test_identities_that_were_heard_are_known(transport: str, tmp_path: Pa
         assert receiver.messages == {f"{RUN}-alice-0001", f"{RUN}-bob-0012"}
 
 
-@TRANSPORTS
 @pytest.mark.parametrize(
     ("arguments", "recorded"),
     [
@@ -128,10 +126,10 @@ async def test_identities_that_were_heard_are_known(transport: str, tmp_path: Pa
 )
 @in_event_loop
 async def test_any_broadcast_is_recorded(
-    transport: str, arguments: tuple[object, ...], recorded: tuple[object, object], tmp_path: Path
+    arguments: tuple[object, ...], recorded: tuple[object, object], tmp_path: Path
 ) -> None:
     """Missing, further and strange arguments are no failure of the client, and the history stays readable."""
-    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+    async with chatting() as server, clients(tmp_path, server.port) as here:
         await here.receiver()
         await server.broadcast(*arguments)
         assert await received(here, 1) == [recorded]

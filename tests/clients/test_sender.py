@@ -460,6 +460,20 @@ async def test_send_returns_when_patience_ends(online: bool, tmp_path: Path, mon
 
 
 @in_event_loop
+async def test_sender_loses_its_patience_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one message was waited for in vain the next ones are only posted: a schedule comes to its end."""
+    monkeypatch.setattr(sender_module, "patience_seconds", lambda _: 0.2)
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        server.answer = server.forget
+        alice = await here.sender()
+        await soon(alice.send())
+        began = time.monotonic()
+        await soon(alice.send_many(20))
+        assert time.monotonic() - began < 20 * 0.2
+        assert len(alice.messages) == alice.unsettled == 21
+
+
+@in_event_loop
 async def test_patience_scales_with_the_ack_timeout_and_has_a_minimum(tmp_path: Path) -> None:
     """Patience is ten ack timeouts, and at least five seconds."""
     async with chatting() as server:
@@ -546,6 +560,7 @@ async def test_idle_gives_a_server_that_does_not_echo_one_ack_timeout(tmp_path: 
         began = time.monotonic()
         await soon(alice.idle())
         assert 0.4 < time.monotonic() - began < 5
+        assert (await soon(alice.send())).acknowledged  # it still has the patience to wait for that
 
 
 @in_event_loop
