@@ -57,13 +57,11 @@ def reserve() -> Reservation:
 
 
 def _bound(port: int) -> socket.socket | None:
+    # Without SO_REUSEADDR: it excludes everybody else without listening, and finds no port on which connections of an
+    # earlier server are left in TIME_WAIT, so that a server that does not set the option can be started there too.
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    # As servers do, so that connections in TIME_WAIT do not make a port look taken.
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(("127.0.0.1", port))
-        # With SO_REUSEADDR two sockets may bind as long as none listens: only listening excludes.
-        bound.listen(1)
     except OSError:
         bound.close()
         return None
