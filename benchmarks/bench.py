@@ -92,7 +92,7 @@ async def _whole_run() -> None:
     async def schedule(running: system.System) -> None:
         await (await running.sender("alice")).send("hello")
 
-    declared = scenario.Scenario(schedule, "bench", (), {"": {}}, None, None)
+    declared = scenario.Scenario(schedule, "bench", (), {"": {}})
     case = next(scenario.cases(declared))
     run = scenario.Run("null", None, "persistent", None, {})
     with tempfile.TemporaryDirectory() as name:

@@ -29,6 +29,7 @@ Kind = Literal[
     "misordered",
     "phantom",
     "false_failure",
+    "slow_recovery",
 ]
 
 
@@ -71,6 +72,12 @@ class Fate(msgspec.Struct):
     def acknowledged_at(self) -> float | None:
         """When its first acknowledgement came."""
         return min((a.ended for a in self.attempts if a.outcome == "ok" and a.ended is not None), default=None)
+
+    @property
+    def arrived_at(self) -> float | None:
+        """When it was acknowledged, or, where nobody asked for that, handed over, if it is stored."""
+        handed_over = self.settled_at if self.settled == "handed-over" and self.rows else None
+        return self.acknowledged_at if self.acknowledged_at is not None else handed_over
 
 
 class Fates(msgspec.Struct):
@@ -118,6 +125,7 @@ class Judgement(msgspec.Struct):
     counts: dict[str, int]
     bites: list[h.Bitten]
     recovery_seconds: float | None = None
+    worst_delay_seconds: float | None = None
 
     @property
     def anomalies(self) -> list[Anomaly]:
@@ -390,6 +398,17 @@ def false_failure(fates: Fates) -> Iterator[Anomaly]:
             yield Anomaly("false_failure", fate.message, detail, time=fate.settled_at)
 
 
+def slow_recovery(fates: Fates) -> Iterator[Anomaly]:
+    """The first acknowledgement after the last heal came later than the target claims to recover."""
+    limit, heal = fates.started.recovery_seconds, fates.last_heal
+    if limit is None or heal is None:
+        return
+    first = _first_acknowledged_after(heal, fates)
+    if first is not None and (at := first.acknowledged_at) is not None and at - heal > limit:
+        detail = f"first acknowledgement {at - heal:.3f} s after the heal, claimed are {limit:g} s"
+        yield Anomaly("slow_recovery", first.message, detail, time=at)
+
+
 ANOMALIES: tuple[Callable[[Fates], Iterator[Anomaly]], ...] = (
     lost,
     silent_drop,
@@ -405,6 +424,7 @@ ANOMALIES: tuple[Callable[[Fates], Iterator[Anomaly]], ...] = (
     misordered,
     phantom,
     false_failure,
+    slow_recovery,
 )
 
 
@@ -428,7 +448,7 @@ def _overtaken(fates: Fates, order: list[str]) -> Iterator[tuple[Fate, Fate]]:
 
 # -- the verdict -------------------------------------------------------------------------------------------------
 
-_ALWAYS = frozenset({"corrupted", "unexpected", "aborted_read", "crashed"})
+_ALWAYS = frozenset({"corrupted", "unexpected", "aborted_read", "crashed", "slow_recovery"})
 _BROKEN_BY: dict[h.Guarantee, frozenset[str]] = {
     "at-most-once": _ALWAYS | {"duplicate"},
     "at-least-once": _ALWAYS | {"lost", "silent_drop", "stuck"},
@@ -441,9 +461,14 @@ _RECEIVERS_BROKEN_BY: dict[h.Receivers, frozenset[str]] = {
 }
 
 
-def threatens(kind: str, guarantee: h.Guarantee) -> bool:
-    """Whether an anomaly of the store breaks a guarantee: a control that shows another one proves nothing."""
-    return kind in _BROKEN_BY[guarantee]
+def threatens(kind: str, guarantee: h.Guarantee, order: h.Order) -> bool:
+    """Whether an anomaly of the store threatens what is claimed: a control that shows another one proves nothing.
+
+    A sender that is told a failure which is none threatens no claim, and still is a thing to show.
+    """
+    if kind == "reordered":
+        return order != "none"
+    return kind in _BROKEN_BY[guarantee] or kind == "false_failure"
 
 
 def breaks(anomaly: Anomaly, fates: Fates) -> bool:
@@ -456,15 +481,21 @@ def breaks(anomaly: Anomaly, fates: Fates) -> bool:
     return anomaly.kind in _BROKEN_BY[claims.guarantee] | _RECEIVERS_BROKEN_BY[claims.receivers]
 
 
+# Policies with several messages in flight, and those of them that send one again behind later ones.
+_CONCURRENT = ("pipelined", "fire-and-forget", "resend")
+_OVERTAKING = ("resend",)
+
+
 def _order_is_claimed(anomaly: Anomaly, fates: Fates) -> bool:
+    fate = fates.messages.get(anomaly.message or "")
+    policy = fate.policy if fate is not None else None
     match fates.started.order:
         case "none":
             return False
         case "sequential":
-            fate = fates.messages.get(anomaly.message or "")
-            return fate is not None and fate.policy != "pipelined"
+            return policy is not None and policy not in _CONCURRENT
         case "sender" | "total":
-            return True
+            return policy not in _OVERTAKING
 
 
 def judge(history: h.History) -> Judgement:
@@ -487,6 +518,7 @@ def judge(history: h.History) -> Judgement:
         _counts(fates, anomalies),
         fates.bites,
         _recovery_seconds(fates),
+        _worst_delay_seconds(fates),
     )
 
 
@@ -513,14 +545,14 @@ def _claim(fates: Fates) -> str:
 
 def _missing_evidence(fates: Fates) -> str | None:
     """Why a run without an anomaly says nothing, if so: a server that does nothing must not pass."""
-    acknowledged = [(fate, at) for fate in _scheduled(fates) if (at := fate.acknowledged_at) is not None]
-    if not acknowledged:
+    arrived = [(fate, at) for fate in _scheduled(fates) if (at := fate.arrived_at) is not None]
+    if not arrived:
         return "no message was acknowledged"
     if fates.first_fault is None:
         return None
-    if not any(at < fates.first_fault for _, at in acknowledged):
+    if not any(at < fates.first_fault for _, at in arrived):
         return "no message was acknowledged before the fault"
-    if fates.last_heal is None or not any(fate.invoked > fates.last_heal for fate, _ in acknowledged):
+    if fates.last_heal is None or not any(fate.invoked > fates.last_heal for fate, _ in arrived):
         return "no message that was posted after the fault was acknowledged"
     bitten = {bite.number for bite in fates.bites}
     unshown = [name for number, name in fates.faults.items() if number not in bitten]
@@ -550,9 +582,19 @@ def _recovery_seconds(fates: Fates) -> float | None:
     """From the last heal to the first acknowledgement after it."""
     if fates.last_heal is None:
         return None
-    heal = fates.last_heal
-    after = [at for fate in fates.messages.values() if (at := fate.acknowledged_at) is not None and at >= heal]
-    return round(min(after) - heal, 6) if after else None
+    first = _first_acknowledged_after(fates.last_heal, fates)
+    return None if first is None else round((first.acknowledged_at or 0) - fates.last_heal, 6)
+
+
+def _first_acknowledged_after(heal: float, fates: Fates) -> Fate | None:
+    after = [(at, fate) for fate in fates.messages.values() if (at := fate.acknowledged_at) is not None and at >= heal]
+    return min(after, key=lambda pair: pair[0])[1] if after else None
+
+
+def _worst_delay_seconds(fates: Fates) -> float | None:
+    """The longest time from a message being handed over to its acknowledgement."""
+    delays = [at - fate.invoked for fate in _scheduled(fates) if (at := fate.acknowledged_at) is not None]
+    return round(max(delays), 6) if delays else None
 
 
 def _times(count: int, noun: str) -> str:

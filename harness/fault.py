@@ -16,12 +16,12 @@ Where the evidence is not there it raises `NotSeen`, or a wait runs into its dea
 import functools
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from harness.clients.sender import Message
+from harness.history import FaultKind
 
 Acts = AsyncGenerator[str | None, Message]
-Kind = Literal["link", "server", "store"]
 
 
 class NotSeen(Exception):
@@ -33,7 +33,7 @@ class Fault:
     """A fault that is ready to be injected, once."""
 
     name: str
-    kind: Kind
+    kind: FaultKind
     on: str
     _act: Callable[[], Acts]
     _acts: Acts | None = None
@@ -62,7 +62,7 @@ class Fault:
 
 
 class Disturbed(Protocol):
-    """What has faults: a link, a server, a store."""
+    """What has faults: a link, a server, a store, a client."""
 
     @property
     def title(self) -> str:
@@ -73,7 +73,7 @@ D = TypeVar("D", bound=Disturbed)
 P = ParamSpec("P")
 
 
-def fault(kind: Kind) -> Callable[[Callable[Concatenate[D, P], Acts]], Callable[Concatenate[D, P], Fault]]:
+def fault(kind: FaultKind) -> Callable[[Callable[Concatenate[D, P], Acts]], Callable[Concatenate[D, P], Fault]]:
     """Make a method that is written as an async generator return a `Fault`, named after the method."""
 
     def declare(act: Callable[Concatenate[D, P], Acts]) -> Callable[Concatenate[D, P], Fault]:

@@ -22,7 +22,8 @@ Role = Literal["claim", "control", "null"]
 Guarantee = Literal["at-most-once", "at-least-once", "exactly-once"]
 Order = Literal["total", "sender", "sequential", "none"]
 Receivers = Literal["exactly-once", "at-least-once", "none"]
-Policy = Literal["persistent", "once", "new-offset", "pipelined"]
+Policy = Literal["persistent", "pipelined", "retries=3", "resend", "fire-and-forget", "once", "new-offset"]
+FaultKind = Literal["link", "server", "store", "client"]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=str.lower):
@@ -35,7 +36,7 @@ class Started(Event, frozen=True, kw_only=True):
     """The run begins; everything that the checker has to know beforehand.
 
     `run` is the token that begins the identity of each of its messages. `control` and `expected` (the anomaly that
-    the control must show) are set in controls and in their nulls.
+    the control must show) are set in controls and in their nulls; `recovery_seconds` is the limit that is claimed.
     """
 
     schema: int = 1
@@ -51,6 +52,7 @@ class Started(Event, frozen=True, kw_only=True):
     guarantee: Guarantee
     order: Order
     receivers: Receivers
+    recovery_seconds: float | None = None
 
 
 class Connected(Event, frozen=True, kw_only=True):
@@ -149,7 +151,7 @@ class FaultBegan(Event, frozen=True, kw_only=True):
 
     number: int
     fault: str
-    kind: Literal["link", "server", "store"]
+    kind: FaultKind
     on: str
 
 

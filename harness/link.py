@@ -8,7 +8,7 @@ from harness.clients.connection import Connection
 from harness.clients.sender import Message, Sender
 from harness.fault import Acts, NotSeen, fault
 from harness.store import SQLiteStore
-from harness.toxiproxy import Proxy
+from harness.toxiproxy import Proxy, Toxic
 
 Direction = Literal["upstream", "downstream"]
 
@@ -29,32 +29,44 @@ class Link:
 
     # -- what faults are made of ---------------------------------------------------------------------------------
 
-    async def freeze(self, direction: Direction) -> None:
+    async def hold(self, direction: Direction) -> None:
         """Hold every byte in that direction; nothing is lost and the connections stay."""
-        await self._add("bandwidth", direction, {"rate": 0})
+        await self._proxy.add_toxic(*_hold(direction))
 
-    async def limit(self, count: int, direction: Direction) -> None:
-        """Close each connection after `count` more bytes in that direction."""
-        await self._add("limit_data", direction, {"bytes": count})
-
-    async def _add(self, kind: str, direction: Direction, attributes: dict[str, int]) -> None:
-        await self._proxy.add_toxic(f"{kind}_{direction}", kind, direction, attributes)
+    async def let_go(self, direction: Direction) -> None:
+        """Deliver what is held in that direction, on the same connections."""
+        await self._proxy.remove_toxic(_hold(direction).name)
 
     async def close(self) -> None:
         """Close every connection (FIN) and refuse new ones; what was held or under way is lost."""
         await self._proxy.disable()
 
-    async def restore(self) -> None:
-        """Let new connections pass freely; those that are open are closed, and what they held is lost."""
-        await self._proxy.renew()
+    async def restore(self, *toxics: Toxic) -> None:
+        """Let new connections pass, freely or with these toxics; those that are open are closed (FIN)."""
+        await self._proxy.renew(toxics)
+
+    async def lead_to(self, port: int) -> None:
+        """Lead to another port from now on; connections that are open are closed (FIN)."""
+        await self._proxy.renew(upstream_port=port)
 
     async def delete(self) -> None:
         """Remove it from Toxiproxy."""
         await self._proxy.delete()
 
 
+def _hold(direction: Direction) -> Toxic:
+    return Toxic(f"hold_{direction}", "bandwidth", direction, {"rate": 0})
+
+
+def _limit(count: int, direction: Direction) -> Toxic:
+    return Toxic(f"limit_{direction}", "limit_data", direction, {"bytes": count})
+
+
 class SenderLink(Link):
-    """The link of a sender: its faults bite messages."""
+    """The link of a sender: its faults bite messages.
+
+    What the peers see of each fault, and what proves its bite, is in docs/faults.md.
+    """
 
     sender: Sender
 
@@ -66,14 +78,28 @@ class SenderLink(Link):
             message = yield None
             await self.close()
             await self._closed(connection)
-            if message.acknowledged:
-                raise NotSeen("the message was acknowledged before the link was cut")
+            _require_unanswered(message, "the link was cut")
             yield f"the link was cut while {message.id} had no answer"
         finally:
             await self.restore()
 
     @fault("link")
-    async def cut_upstream(self, at: float) -> Acts:
+    async def cut_after(self, count: int, direction: Direction) -> Acts:
+        """Close each connection after exactly `count` more bytes in that direction, and refuse new ones then."""
+        connection = await self.sender.idle()
+        try:
+            await self._proxy.add_toxic(*_limit(count, direction))
+            message = yield None
+            await self._closed(connection)
+            await self.close()  # so that no reconnect sneaks in
+            _require_unanswered(message, "the link was cut")
+            stored = "a row" if await self._store.holds(message) else "no row"
+            yield f"{_bytes(count)} {direction}, then {connection.cut} was cut with {_open(message)}, and {stored}"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def cut_inside(self, at: float) -> Acts:
         """Cut inside the frame of the message: `at` 0 after its first byte, 1 before its last, else in between.
 
         The message sent before has to have had the same length: its length on the wire is the measure.
@@ -82,26 +108,152 @@ class SenderLink(Link):
         length = connection.last_unit_bytes
         count = min(max(round(at * length), 1), length - 1)
         try:
-            await self.limit(count, "upstream")
+            await self._proxy.add_toxic(*_limit(count, "upstream"))
             message = yield None
             await self._closed(connection)
             await self.close()  # so that no reconnect sneaks in
-            await self._unanswered_and_unstored(message)
-            yield f"cut after {count} of {length} bytes with attempt {message.attempts} open, and no row"
+            await self._require_unstored(message)
+            yield f"{connection.cut} was cut after {count} of {length} bytes with {_open(message)}, and no row"
         finally:
             await self.restore()
 
     @fault("link")
     async def lose_acknowledgement(self) -> Acts:
-        """Freeze downstream until the message is stored, then cut while frozen: its answer is lost."""
+        """Hold downstream until the message is stored, then cut while it is held: its answer is lost."""
         try:
-            await self.freeze("downstream")
+            await self.hold("downstream")
             message = yield None
             await self._store.wait_for(message)
             await self.close()
-            yield self.stored_unanswered(message)
+            yield stored_unanswered(message)
         finally:
             await self.restore()
+
+    @fault("link")
+    async def flap(self, times: int) -> Acts:
+        """Cut the connection that many times; the first time with the message held in the link."""
+        connection = await self.sender.idle()
+        try:
+            await self.hold("upstream")
+            message = yield None
+            await self.sender.left(message)
+            await self.restore()
+            await self._closed(connection)
+            await self._require_unstored(message)
+            for _ in range(times - 1):
+                connection = await self.sender.connected(self._patience_seconds)
+                await self.restore()
+                await self._closed(connection)
+            yield f"cut {times} times in a row, first with attempt 1 of {message.id} held in the link, and no row"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def refuse(self, seconds: float) -> Acts:
+        """Close the connection and refuse new ones, for `seconds` after the message was posted."""
+        connection = await self.sender.connected(self._patience_seconds)
+        try:
+            await self.close()
+            await self._closed(connection)
+            message = yield None
+            before = len(self.sender.connect_failures)
+            await waiting.pause(seconds)
+            refused = self.sender.connect_failures[before:]
+            if not refused:
+                raise NotSeen("no try to connect failed while the link refused connections")
+            await self._require_unstored(message)
+            yield f"{len(refused)} tries to connect were refused while {message.id} waited ({refused[0]})"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def reset(self) -> Acts:
+        """Cut with the message held in the link, and reset (RST) every connection that is opened from then on."""
+        await self.sender.idle()
+        try:
+            await self.hold("upstream")
+            message = yield None
+            await self.sender.left(message)
+            await self.restore(Toxic("reset", "reset_peer", "upstream", {"timeout": 0}))
+            refused = await self._failed_connects(message)
+            yield f"a new connection was reset while {message.id} waited ({refused})"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def cut_handshake(self, count: int, direction: Direction) -> Acts:
+        """Cut with the message held in the link, and the next handshakes after `count` bytes in that direction."""
+        await self.sender.idle()
+        try:
+            await self.hold("upstream")
+            message = yield None
+            await self.sender.left(message)
+            await self.restore(_limit(count, direction))
+            refused = await self._failed_connects(message)
+            yield f"a handshake was cut after {_bytes(count)} {direction} while {message.id} waited ({refused})"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def blackhole(self, direction: Direction, seconds: float) -> Acts:
+        """Drop every byte in that direction while the connection stays, for `seconds` after the message left."""
+        await self.sender.idle()
+        try:
+            await self._proxy.add_toxic(f"blackhole_{direction}", "timeout", direction, {"timeout": 0})
+            message = yield None
+            await self._silent(message, direction, seconds)
+            yield f"the {direction} was dropped for {seconds:g} s with {_open(message)}, {_row(direction)}"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def freeze(self, direction: Direction, seconds: float) -> Acts:
+        """Hold every byte in that direction for `seconds` after the message left, then deliver all of them."""
+        connection = await self.sender.idle()
+        held = False
+        try:
+            await self.hold(direction)
+            held = True
+            message = yield None
+            await self._silent(message, direction, seconds)
+            yield f"the {direction} was held for {seconds:g} s with {_open(message)}, {_row(direction)}"
+        finally:
+            if held and connection.is_open:
+                await self.let_go(direction)
+            else:
+                await self.restore()
+
+    @fault("link")
+    async def latency(self, direction: Direction, milliseconds: int) -> Acts:
+        """Deliver every byte in that direction later, in order, until the message has been answered so late."""
+        try:
+            await self._proxy.add_toxic("latency", "latency", direction, {"latency": milliseconds})
+            message = yield None
+            answer_seconds = await self._answered(message)
+            if answer_seconds * 1000 < milliseconds:
+                raise NotSeen(f"the answer came after {answer_seconds:.3f} s, sooner than the delay")
+            yield f"attempt 1 of {message.id} was answered after {answer_seconds:.3f} s"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def slices(self, size_bytes: int, pause_ms: int) -> Acts:
+        """Deliver what the sender sends in pieces of that size with pauses between, until the message is answered."""
+        await self.sender.idle()
+        attributes = {"average_size": size_bytes, "delay": pause_ms * 1000}  # Toxiproxy counts it in microseconds
+        try:
+            await self._proxy.add_toxic("slices", "slicer", "upstream", attributes)
+            message = yield None
+            length = await self.sender.left(message)
+            answer_seconds = await self._answered(message)
+            least_seconds = (length // size_bytes - 1) * pause_ms / 1000
+            if answer_seconds < least_seconds:
+                raise NotSeen(f"{_bytes(length)} were answered after {answer_seconds:.3f} s, sooner than their pauses")
+            yield f"attempt 1 of {message.id} ({_bytes(length)}) was answered after {answer_seconds:.3f} s"
+        finally:
+            await self.restore()
+
+    # -- what bites are told by ----------------------------------------------------------------------------------
 
     async def _closed(self, connection: Connection) -> None:
         await waiting.within(
@@ -110,14 +262,63 @@ class SenderLink(Link):
             timeout_seconds=self._patience_seconds,
         )
 
-    async def _unanswered_and_unstored(self, message: Message) -> None:
-        if message.acknowledged:
-            raise NotSeen("the message was acknowledged")
+    async def _silent(self, message: Message, direction: Direction, seconds: float) -> None:
+        """See that nothing of a message came through for `seconds`, or all but its answer."""
+        if direction == "downstream":
+            await self._store.wait_for(message)
+        else:
+            await self.sender.left(message)
+        await waiting.pause(seconds)
+        if direction == "downstream":
+            _require_unanswered(message, "the time was over")
+        else:
+            await self._require_unstored(message)
+
+    async def _failed_connects(self, message: Message) -> str:
+        """Wait for a try to connect that begins from now on and fails; returns why it did."""
+        before = len(self.sender.connect_failures)
+        await waiting.until(
+            lambda: len(self.sender.connect_failures) > before,
+            awaited=f"a try of {self.sender.name} to connect to fail",
+            timeout_seconds=self._patience_seconds,
+        )
+        await self._require_unstored(message)
+        return self.sender.connect_failures[-1]
+
+    async def _answered(self, message: Message) -> float:
+        """Wait for the answer of the first attempt, however late; returns the seconds that it took."""
+        await waiting.until(
+            lambda: message.answer_seconds,
+            awaited=f"an acknowledgement of {message.id}, late or not",
+            timeout_seconds=self._patience_seconds,
+        )
+        return message.answer_seconds[0]
+
+    async def _require_unstored(self, message: Message) -> None:
+        _require_unanswered(message, "the fault was over")
         if await self._store.holds(message):
             raise NotSeen("the message was stored")
 
-    def stored_unanswered(self, message: Message) -> str:
-        """The evidence of a lost acknowledgement, given that a row of the message is readable."""
-        if message.acknowledged:
-            raise NotSeen("the message was acknowledged")
-        return f"a row is readable, and attempt {message.attempts} is not answered"
+
+def stored_unanswered(message: Message) -> str:
+    """The evidence of a lost acknowledgement, given that a row of the message is readable."""
+    if message.acknowledged:
+        raise NotSeen("the message was acknowledged")
+    return f"a row is readable, and {_open(message)} is not answered"
+
+
+def _require_unanswered(message: Message, what: str) -> None:
+    if message.acknowledged:
+        raise NotSeen(f"the message was acknowledged before {what}")
+
+
+def _open(message: Message) -> str:
+    return f"attempt {message.attempts} of {message.id} open"
+
+
+def _bytes(count: int) -> str:
+    return f"{count} byte" if count == 1 else f"{count} bytes"
+
+
+def _row(direction: Direction) -> str:
+    return "and its row is there" if direction == "downstream" else "and no row"

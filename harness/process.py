@@ -92,6 +92,10 @@ class ProcessGroup:
             if sys.platform != "darwin":
                 raise
 
+    def pids(self) -> list[int]:
+        """The processes of the group; none where there is no /proc."""
+        return [int(folder.name) for folder in _folders(self.pid)]
+
     async def pause(self) -> None:
         """SIGSTOP the group, and wait until all of it stands still: its threads stop one after the other."""
         self.send_signal(signal.SIGSTOP)
@@ -162,9 +166,15 @@ def _states(group: int, pattern: str) -> Iterator[str]:
         group: the process group.
         pattern: of the files in a process's folder of /proc, `stat` or `task/*/stat`.
     """
+    for folder in _folders(group):
+        yield from (stat[0] for path in folder.glob(pattern) if (stat := _stat(path)) is not None)
+
+
+def _folders(group: int) -> Iterator[Path]:
+    """The folders of the group's processes in /proc."""
     for folder in _PROC.glob("[0-9]*"):
         if (own := _stat(folder / "stat")) is not None and own[1] == group:
-            yield from (stat[0] for path in folder.glob(pattern) if (stat := _stat(path)) is not None)
+            yield folder
 
 
 def _stat(path: Path) -> tuple[str, int] | None:

@@ -6,6 +6,7 @@ and its result is a pure function of the histories that these runs leave.
 """
 
 import random
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -37,6 +38,11 @@ CONTROLS = {
         Control("once", "lost", policy="once"),
         Control("new-offset", "duplicate", policy="new-offset"),
         Control("without_unique", "duplicate", server="without_unique"),
+        # What the tutorial says of the client's own ways; the last of them needs a fault that it shows nothing without.
+        Control("fire-and-forget", "lost", policy="fire-and-forget"),
+        Control("resend", "reordered", policy="resend"),
+        Control("resend-without_unique", "duplicate", policy="resend", server="without_unique"),
+        Control("retries", "false_failure", policy="retries=3"),
     )
 }
 
@@ -57,8 +63,13 @@ class Scenario(msgspec.Struct, frozen=True):
     family: str
     controls: tuple[Control, ...]
     variants: dict[str, dict[str, Any]]
-    order: tuple[h.Order, ...] | None
-    crash_point: str | None
+    order: tuple[h.Order, ...] | None = None
+    crash_point: str | None = None
+    switch: str | None = None
+    transports: tuple[str, ...] = TRANSPORTS
+    policy: h.Policy | None = None
+    guarantee: h.Guarantee | None = None
+    linux: bool = False
 
 
 def scenario(
@@ -68,6 +79,11 @@ def scenario(
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     order: Sequence[h.Order] | None = None,
     crash_point: str | None = None,
+    switch: str | None = None,
+    transports: Sequence[str] = TRANSPORTS,
+    policy: h.Policy | None = None,
+    guarantee: h.Guarantee | None = None,
+    linux: bool = False,
 ) -> Callable[[Schedule], Schedule]:
     """Declare an async function `(system, **parameters)` as a scenario.
 
@@ -78,6 +94,11 @@ def scenario(
             parameter `senders`, controls and nulls are called with 1.
         order: the scenario asks something only of targets that claim one of these orders.
         crash_point: the crash point of the target that it needs.
+        switch: the control server of the target that its fault needs.
+        transports: over which it runs.
+        policy: of the senders in the run of the claim, where it is not what the target's guarantee asks for.
+        guarantee: what this policy can keep, where that is less than what the target claims.
+        linux: it needs something that only Linux has.
     """
 
     def declare(schedule: Schedule) -> Schedule:
@@ -88,6 +109,11 @@ def scenario(
             {name: dict(parameters) for name, parameters in (variants or {"": {}}).items()},
             tuple(order) if order is not None else None,
             crash_point,
+            switch,
+            tuple(transports),
+            policy,
+            guarantee,
+            linux,
         )
         setattr(schedule, ATTRIBUTE, declared)
         return schedule
@@ -111,7 +137,7 @@ class Case(msgspec.Struct, frozen=True):
 
 def cases(declared: Scenario) -> Iterator[Case]:
     """Every case of a scenario."""
-    for transport in TRANSPORTS:
+    for transport in declared.transports:
         for variant in declared.variants:
             yield Case(declared, variant, "python", transport)
 
@@ -123,11 +149,22 @@ def not_offered(case: Case, target: Target) -> str | None:
         return f"the target claims the order {claims.order!r}; this needs {' or '.join(map(repr, declared.order))}"
     if declared.crash_point is not None and declared.crash_point not in target.crash_points:
         return f"the target has no crash point {declared.crash_point!r}"
+    if declared.switch is not None and getattr(target.controls, declared.switch) is None:
+        return f"the target has no server {declared.switch!r} among its controls"
+    if declared.guarantee not in (None, claims.guarantee) and claims.guarantee != "exactly-once":
+        return f"the target claims {claims.guarantee!r}; this asks for {declared.guarantee!r}"
     if declared.controls and not _controls(case, target):
-        if any(checker.threatens(control.expected, claims.guarantee) for control in declared.controls):
+        if any(checker.threatens(control.expected, claims.guarantee, claims.order) for control in declared.controls):
             return "the target offers none of its controls"
         threats = " or ".join(sorted({repr(control.expected) for control in declared.controls}))
         return f"a message that is {threats} does not break {claims.guarantee!r}"
+    return None
+
+
+def missing(case: Case) -> str | None:
+    """What a case needs that this machine does not have, or None."""
+    if case.scenario.linux and sys.platform != "linux":
+        return "it needs Linux"
     return None
 
 
@@ -135,7 +172,7 @@ def _controls(case: Case, target: Target) -> tuple[Control, ...]:
     return tuple(
         control
         for control in case.scenario.controls
-        if checker.threatens(control.expected, target.claims.guarantee)
+        if checker.threatens(control.expected, target.claims.guarantee, target.claims.order)
         and (control.server is None or getattr(target.controls, control.server) is not None)
     )
 
@@ -165,7 +202,8 @@ def runs(case: Case, target: Target) -> list[Run]:
             Run("null", control, control.policy, control.server, alone),
             Run("control", control, control.policy, control.server, alone),
         ]
-    return [*planned, Run("claim", None, _CLAIM_POLICY[target.claims.guarantee], None, parameters)]
+    policy = case.scenario.policy or _CLAIM_POLICY[target.claims.guarantee]
+    return [*planned, Run("claim", None, policy, None, parameters)]
 
 
 def seed_of(seed: int, case_id: str, run: Run) -> random.Random:
@@ -220,6 +258,7 @@ class Result(msgspec.Struct):
     bites: list[h.Bitten]
     controls: list[ControlResult]
     recovery_seconds: float | None
+    worst_delay_seconds: float | None
     seconds: float
     replay: str
 
@@ -245,6 +284,7 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
         bites=claim.bites if claim else [],
         controls=controls,
         recovery_seconds=claim.recovery_seconds if claim else None,
+        worst_delay_seconds=claim.worst_delay_seconds if claim else None,
         seconds=round(seconds, 3),
         replay=declared.replay,
     )

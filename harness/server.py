@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import http.client
+import os
 import re
+import signal
 import socket
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import history as h
@@ -14,7 +16,7 @@ from harness import waiting
 from harness.clients.sender import Message
 from harness.errors import HarnessError, TargetError
 from harness.fault import Acts, NotSeen, fault
-from harness.link import SenderLink
+from harness.link import SenderLink, stored_unanswered
 from harness.process import ProcessGroup
 from harness.store import SQLiteStore
 from harness.target import Target, fill
@@ -35,6 +37,7 @@ class Server:
         store: where faults look for rows.
         control: the control of the target whose command is used, instead of the server's own.
         patience_seconds: how long a fault waits for its evidence.
+        moves: called when the server is to listen elsewhere; leads its clients to another port, and returns that.
     """
 
     title = "the server"
@@ -50,6 +53,7 @@ class Server:
         store: SQLiteStore,
         control: str | None,
         patience_seconds: float,
+        moves: Callable[[], Awaitable[int]],
     ) -> None:
         self._target = target
         self._port = port
@@ -57,7 +61,8 @@ class Server:
         self._log = log
         self._recorder = recorder
         self._store = store
-        self._command = [self._fill(text) for text in target.command(control)]
+        self._moves = moves
+        self._command = target.command(control)
         self._patience_seconds = patience_seconds
         self._process: ProcessGroup | None = None
         self._end_expected = False
@@ -77,18 +82,36 @@ class Server:
         """
         await self.kill()
         await self._require_free_port()
-        settings = self._target.server
         self._end_expected = False
-        self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        env = {key: self._fill(value) for key, value in {**settings.env, **(environment or {})}.items()}
-        try:
-            self._process = ProcessGroup(
-                self._command, cwd=self._target.folder, env=env, log=self._log, on_exit=self._exited
-            )
-        except HarnessError as error:
-            raise TargetError(f"the server of {self._target.name} cannot be started: {error}") from error
+        self._process = self._launch(environment or {})
         await self._wait_until_ready(self._process)
         self._recorder.record(h.ServerStarted(time=self._recorder.now(), pid=self._process.pid))
+
+    def _launch(self, environment: Mapping[str, str], prefix: Sequence[str] = ()) -> ProcessGroup:
+        self._log_start = self._log.stat().st_size if self._log.exists() else 0
+        env = {key: self._fill(value) for key, value in {**self._target.server.env, **environment}.items()}
+        command = [*prefix, *(self._fill(text) for text in self._command)]
+        try:
+            return ProcessGroup(command, cwd=self._target.folder, env=env, log=self._log, on_exit=self._exited)
+        except HarnessError as error:
+            raise TargetError(f"the server of {self._target.name} cannot be started: {error}") from error
+
+    async def _start_badly(self, prefix: Sequence[str] = (), *, ready: Callable[[], Awaitable[bool]]) -> int | None:
+        """Start it where it cannot work; its exit status, or None when it runs, `ready` or not, at the deadline."""
+        await self.kill()
+        self._end_expected = True
+        self._process = process = self._launch({}, prefix)
+
+        async def decided() -> bool:
+            return process.exit_status is not None or await ready()
+
+        with contextlib.suppress(waiting.WaitTimeout):
+            await waiting.until(
+                decided,
+                awaited="the server to fail or to get ready",
+                timeout_seconds=self._target.server.ready_timeout_seconds,
+            )
+        return process.exit_status
 
     async def _require_free_port(self) -> None:
         """What answers on the port from now on has to be this server, and not somebody else's program."""
@@ -110,7 +133,7 @@ class Server:
                     f"the server of {self._target.name} ended with exit status {process.exit_status} before it was "
                     f"ready ({settings.ready}) on port {self._port}. Its last lines:\n{process.last_log_lines()}"
                 )
-            return await self._is_ready(settings.ready)
+            return await self._is_ready()
 
         try:
             await waiting.until(
@@ -124,8 +147,8 @@ class Server:
                 f"({settings.ready}, port {self._port}). Its last lines:\n{process.last_log_lines()}"
             ) from None
 
-    async def _is_ready(self, ready: str) -> bool:
-        kind, _, rest = ready.partition(":")
+    async def _is_ready(self) -> bool:
+        kind, _, rest = self._target.server.ready.partition(":")
         if kind == "tcp":
             return await _accepts(self._port)
         if kind == "http":
@@ -135,8 +158,10 @@ class Server:
 
     def _exited(self, status: int) -> None:
         reason = f"signal {-status}" if status < 0 else f"exit status {status}"
+        # SIGXFSZ is how the system tells of the size limit that `store.full` sets: our doing, and no crash.
+        expected = self._end_expected or status == -signal.SIGXFSZ
         self._recorder.record(
-            h.ServerExited(time=self._recorder.now(), status=status, expected=self._end_expected, reason=reason)
+            h.ServerExited(time=self._recorder.now(), status=status, expected=expected, reason=reason)
         )
 
     async def kill(self) -> None:
@@ -157,6 +182,11 @@ class Server:
     def is_running(self) -> bool:
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.exit_status is None
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of its group; none where there is no /proc."""
+        return self._process.pids() if self._process is not None else []
 
     def _running(self) -> ProcessGroup:
         if self._process is None or not self.is_running:
@@ -179,16 +209,11 @@ class Server:
     @fault("server")
     async def kill_mid_emit(self, link: SenderLink) -> Acts:
         """Pause it, let the message leave its sender, kill it; started again at the end."""
-        connection = await link.sender.idle()
-        sent_bytes = connection.bytes_sent
+        await link.sender.idle()
         try:
             await self._running().pause()
             message = yield None
-            await waiting.until(
-                lambda: connection.bytes_sent > sent_bytes,
-                awaited=f"{message.id} to leave its sender",
-                timeout_seconds=self._patience_seconds,
-            )
+            await link.sender.left(message)
             await self.kill()
             yield _unanswered(message, "the process group was paused, then killed")
         finally:
@@ -200,13 +225,13 @@ class Server:
         async with contextlib.AsyncExitStack() as healing:
             healing.push_async_callback(link.restore)
             healing.push_async_callback(self.start)
-            await link.freeze("downstream")
+            await link.hold("downstream")
             message = yield None
             await self._store.wait_for(message)
             self._running()
             await self.kill()
             await link.close()
-            yield f"the process group was killed; {link.stored_unanswered(message)}"
+            yield f"the process group was killed; {stored_unanswered(message)}"
 
     @fault("server")
     async def crash(self, point: str) -> Acts:
@@ -228,6 +253,20 @@ class Server:
             await self.start()
 
     @fault("server")
+    async def pause(self, link: SenderLink, seconds: float) -> Acts:
+        """Stop it where it stands (SIGSTOP), for `seconds` after the message left its sender; then it goes on."""
+        await link.sender.idle()
+        process = self._running()
+        try:
+            await process.pause()
+            message = yield None
+            await link.sender.left(message)
+            await waiting.pause(seconds)
+            yield _unanswered(message, f"the process group was paused for {seconds:g} s")
+        finally:
+            process.resume()
+
+    @fault("server")
     async def restart(self) -> Acts:
         """Stop it gracefully while the message has no answer; started again at the end."""
         try:
@@ -239,26 +278,122 @@ class Server:
             await self.start()
 
     @fault("server")
-    async def restart_while_held(self, link: SenderLink) -> Acts:
-        """Stop it gracefully while the message is held in the frozen upstream link; started again at the end."""
-        connection = await link.sender.idle()
-        sent_bytes = connection.bytes_sent
+    async def restart_while_held(self, link: SenderLink, slow_seconds: float = 0) -> Acts:
+        """Stop it gracefully while the message is held in the link; started again at the end, or so much later."""
+        async with self._healing(link):
+            await self._hold(link)
+            message = yield None
+            await self._stop_while_held(link, message)
+            await waiting.pause(slow_seconds)
+            yield _unanswered(message, f"stopped for {slow_seconds:g} s with the message held in the link, and no row;")
+
+    @fault("server")
+    async def restart_in_vain(self, link: SenderLink, times: int) -> Acts:
+        """Stop it while the message is held in the link, and start it in vain, as somebody has its port."""
+        async with self._healing(link):
+            await self._hold(link)
+            message = yield None
+            await self._stop_while_held(link, message)
+            with _taken(self._port):
+                ends = [await self._start_badly(ready=_never) for _ in range(times)]
+            await self.kill()
+            if any(status in (None, 0) for status in ends):
+                raise NotSeen(f"it was to fail, as its port was taken, and ended with {ends}")
+            yield _unanswered(message, f"it failed to start {times} times (exit status {ends[0]}),")
+
+    @fault("server")
+    async def move(self, link: SenderLink) -> Acts:
+        """Stop it while the message is held in the link; started on another port at the end, as its clients' links."""
+        async with self._healing(link):
+            await self._hold(link)
+            message = yield None
+            await self._stop_while_held(link, message)
+            before, self._port = self._port, await self._moves()
+            yield _unanswered(message, f"the server moved from port {before} to {self._port},")
+
+    @fault("server")
+    async def forget_acknowledgements(self, link: SenderLink, sends: int) -> Acts:
+        """Have the target's server that acknowledges nothing, until the message was given up after that many sends.
+
+        A sender that never gives up sends it once more than that.
+        """
+        async with self._healing(link):
+            await self.stop()
+            own, self._command = self._command, self._target.command("without_acknowledgement")
+            try:
+                await self.start()
+            finally:
+                self._command = own
+            await link.sender.connected(self._patience_seconds)
+            message = yield None
+            await waiting.until(
+                lambda: message.done.is_set() or message.emissions > sends,
+                awaited=f"{message.id} to be given up",
+                timeout_seconds=self._patience_seconds,
+            )
+            if message.done.is_set() and message.emissions != sends:
+                raise NotSeen(f"the message was sent {message.emissions} times, and not {sends} times")
+            yield _unanswered(message, f"sent {message.emissions} times to a server that acknowledges nothing,")
+
+    @fault("store")
+    async def lose_write_permission(self, link: SenderLink, seconds: float) -> Acts:
+        """Kill it with the message held in the link, and start it where it may read its store, and not write to it."""
+        async with self._healing(link):
+            await self._hold(link)
+            message = yield None
+            await self._left_unstored(link, message)
+            await self.kill()
+            with self._store.read_only():
+                status = await self._start_badly(_UNPRIVILEGED if os.geteuid() == 0 else (), ready=self._is_ready)
+                await link.restore()
+                await waiting.pause(seconds)
+                if await self._store.holds(message):
+                    raise NotSeen("the message was stored")
+                what = "served its clients" if status is None else f"did not start (exit status {status})"
+                await self.kill()
+            yield _unanswered(message, f"with a read-only store for {seconds:g} s the server {what};")
+
+    @contextlib.asynccontextmanager
+    async def _healing(self, link: SenderLink) -> AsyncIterator[None]:
+        """At the end the server is started and then the link restored, whatever becomes of the first."""
         async with contextlib.AsyncExitStack() as healing:
             healing.push_async_callback(link.restore)
             healing.push_async_callback(self.start)
-            await link.freeze("upstream")
-            message = yield None
-            await waiting.until(
-                lambda: connection.bytes_sent > sent_bytes,
-                awaited=f"{message.id} to leave its sender",
-                timeout_seconds=self._patience_seconds,
-            )
-            self._running()
-            await self.stop()
-            await link.close()
-            if await self._store.holds(message):
-                raise NotSeen("the message was stored although its link was frozen")
-            yield _unanswered(message, "the server was stopped while the message was held in the link")
+            yield
+
+    async def _hold(self, link: SenderLink) -> None:
+        await link.sender.idle()
+        await link.hold("upstream")
+
+    async def _stop_while_held(self, link: SenderLink, message: Message) -> None:
+        await self._left_unstored(link, message)
+        self._running()
+        await self.stop()
+        await link.close()
+
+    async def _left_unstored(self, link: SenderLink, message: Message) -> None:
+        await link.sender.left(message)
+        if await self._store.holds(message):
+            raise NotSeen("the message was stored although its link was held")
+
+
+# Permission bits do not bind root; without these two privileges they do.
+_UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
+
+
+@contextlib.contextmanager
+def _taken(port: int) -> Iterator[None]:
+    """Listen on a port, so that nobody else can; who connects is not answered, and reset at the end."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the server before are left there
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        yield
+
+
+async def _never() -> bool:
+    """What answers on a port that somebody else has is not the server."""
+    return False
 
 
 def _unanswered(message: Message, what: str) -> str:

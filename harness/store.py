@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
+import resource
 import sqlite3
-from collections.abc import Iterator
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from harness import history as h
 from harness import waiting
 from harness.clients.sender import Message
-from harness.errors import TargetError
+from harness.errors import HarnessError, TargetError
 from harness.fault import Acts, NotSeen, fault
+
+LockMode = Literal["IMMEDIATE", "EXCLUSIVE"]
 
 _COLUMNS = ("id", "client_offset", "content")
 # How long a read, or the lock itself, waits for somebody else's lock.
@@ -34,11 +39,21 @@ class SQLiteStore:
         rows_query: returns the columns id, client_offset and content, in the order that is judged.
         run: the token of the run.
         patience_seconds: how long a message's row is waited for.
+        server_pids: the processes that write to it.
     """
 
     title = "the store"
 
-    def __init__(self, path: Path, rows_query: str, *, run: str, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rows_query: str,
+        *,
+        run: str,
+        patience_seconds: float,
+        server_pids: Callable[[], Iterable[int]],
+    ) -> None:
+        self._server_pids = server_pids
         self._path = path
         self._query = rows_query
         self._run = run
@@ -58,20 +73,23 @@ class SQLiteStore:
         if not self._path.is_file():
             raise TargetError(f"the store {self._path} is not a file")
         try:
-            with self._connected(f"{self._path.as_uri()}?mode=ro") as connection:
-                cursor = connection.execute(self._query)
-                # A BLOB or invalid UTF-8 in the place of a text is shown, not refused.
-                columns = [column[0] for column in cursor.description or ()]
-                missing = [name for name in _COLUMNS if name not in columns]
-                if missing:
-                    raise TargetError(
-                        f"store.rows has to return the columns {', '.join(_COLUMNS)}; it lacks {', '.join(missing)} "
-                        f"and returns {', '.join(columns) or 'none'}: {self._query}"
-                    )
-                places = [columns.index(name) for name in _COLUMNS]
-                return [_row(*(values[place] for place in places)) for values in cursor]
+            with self._connected(f"{self._path.as_uri()}?mode=ro") as database:
+                return self._read(database)
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise TargetError(f"cannot read the rows of {self._path}: {error}; the query is {self._query}") from error
+
+    def _read(self, database: sqlite3.Connection) -> list[StoredRow]:
+        cursor = database.execute(self._query)
+        # A BLOB or invalid UTF-8 in the place of a text is shown, not refused.
+        columns = [column[0] for column in cursor.description or ()]
+        missing = [name for name in _COLUMNS if name not in columns]
+        if missing:
+            raise TargetError(
+                f"store.rows has to return the columns {', '.join(_COLUMNS)}; it lacks {', '.join(missing)} "
+                f"and returns {', '.join(columns) or 'none'}: {self._query}"
+            )
+        places = [columns.index(name) for name in _COLUMNS]
+        return [_row(*(values[place] for place in places)) for values in cursor]
 
     @contextlib.contextmanager
     def _connected(self, uri: str) -> Iterator[sqlite3.Connection]:
@@ -86,7 +104,10 @@ class SQLiteStore:
 
     async def holds(self, message: Message) -> bool:
         """Whether a row of the message is readable now."""
-        return any(h.identity_in(self._run, row.content, row.client_offset) == message.id for row in await self.rows())
+        return self._is_in(await self.rows(), message)
+
+    def _is_in(self, rows: list[StoredRow], message: Message) -> bool:
+        return any(h.identity_in(self._run, row.content, row.client_offset) == message.id for row in rows)
 
     async def wait_for(self, message: Message) -> None:
         """Wait until a row of the message is readable.
@@ -101,31 +122,111 @@ class SQLiteStore:
         )
 
     @fault("store")
-    async def lock(self, seconds: float) -> Acts:
-        """Hold the write lock (BEGIN IMMEDIATE), for `seconds` after the first attempt of the message began."""
-        with contextlib.ExitStack() as held:
-            await asyncio.to_thread(self._lock, held)
-            message = yield None
-            await waiting.within(
-                message.attempted.wait(),
-                awaited=f"an attempt of {message.id}",
-                timeout_seconds=self._patience_seconds,
-            )
-            await waiting.pause(seconds)
-            if message.acknowledged:
-                raise NotSeen("the message was acknowledged while the store was locked")
-            if await self.holds(message):
-                raise NotSeen("the message was stored while the store was locked")
-            yield f"no row and no answer after {seconds:g} s under the lock and {message.attempts} attempts"
+    async def lock(self, seconds: float, mode: LockMode = "IMMEDIATE") -> Acts:
+        """Hold a lock from before the message until the end, and for `seconds` after its first attempt began.
 
-    def _lock(self, held: contextlib.ExitStack) -> None:
+        `IMMEDIATE` keeps other writers out. So does `EXCLUSIVE`, and where the journal is a rollback journal readers
+        too.
+        """
+        with contextlib.ExitStack() as held:
+            database = await asyncio.to_thread(self._lock, held, mode)
+            message = yield None
+            yield await self._refused(message, database, seconds)
+
+    @fault("store")
+    async def lock_repeatedly(self, times: int, seconds: float, mode: LockMode = "IMMEDIATE") -> Acts:
+        """Hold a lock as `lock` does, then release it and take it again, so that it is held `times` times."""
+        with contextlib.ExitStack() as held:
+            database = await asyncio.to_thread(self._lock, held, mode)
+            message = yield None
+            evidence = await self._refused(message, database, seconds)
+            for _ in range(times - 1):
+                held.close()
+                await asyncio.to_thread(self._lock, held, mode)
+                await waiting.pause(seconds)
+            yield f"{evidence}; and locked {times} times in all"
+
+    @fault("store")
+    async def full(self, seconds: float) -> Acts:
+        """Let the server write no byte to any file, for `seconds` after the first attempt of the message began.
+
+        A size limit on its processes (RLIMIT_FSIZE): writes fail with EFBIG.
+
+        Raises:
+            HarnessError: this system cannot limit a process that runs.
+        """
+        with contextlib.ExitStack() as limited:
+            for pid in self._server_pids():
+                limited.enter_context(_no_file_may_grow(pid))
+            message = yield None
+            await self._attempted(message)
+            await waiting.pause(seconds)
+            await self._require_refused(message, await self.rows(), "no file could be written")
+            yield f"no row and no answer in {seconds:g} s without space, after {message.attempts} attempts"
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Take the permission to write the database, and its journals, from everybody who opens it from now on."""
+        files = [*self._path.parent.glob(f"{self._path.name}*"), self._path.parent]
+        modes = {path: path.stat().st_mode for path in files}
+        try:
+            for path, mode in modes.items():
+                path.chmod(mode & ~_WRITE)
+            yield
+        finally:
+            for path in reversed(files):
+                path.chmod(modes[path])
+
+    async def _refused(self, message: Message, database: sqlite3.Connection, seconds: float) -> str:
+        await self._attempted(message)
+        await waiting.pause(seconds)
+        # Over the connection that holds the lock: it may keep all others from reading.
+        rows = await asyncio.to_thread(self._read, database)
+        await self._require_refused(message, rows, "the store was locked")
+        return f"no row and no answer after {seconds:g} s under the lock and {message.attempts} attempts"
+
+    async def _attempted(self, message: Message) -> None:
+        await waiting.within(
+            message.attempted.wait(),
+            awaited=f"an attempt of {message.id}",
+            timeout_seconds=self._patience_seconds,
+        )
+
+    async def _require_refused(self, message: Message, rows: list[StoredRow], while_: str) -> None:
+        if message.acknowledged:
+            raise NotSeen(f"the message was acknowledged while {while_}")
+        if self._is_in(rows, message):
+            raise NotSeen(f"the message was stored while {while_}")
+
+    def _lock(self, held: contextlib.ExitStack, mode: LockMode) -> sqlite3.Connection:
         try:
             with contextlib.ExitStack() as taking:
-                taking.enter_context(self._connected(f"{self._path.as_uri()}?mode=rw")).execute("BEGIN IMMEDIATE")
+                database = taking.enter_context(self._connected(f"{self._path.as_uri()}?mode=rw"))
+                database.execute(f"BEGIN {mode}")
                 # Not before: who is cancelled meanwhile must not wait, in the event loop, to close what waits in here.
                 held.push(taking.pop_all())
         except sqlite3.Error as error:
             raise TargetError(f"cannot lock {self._path}: {error}") from error
+        return database
+
+
+_WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+@contextlib.contextmanager
+def _no_file_may_grow(pid: int) -> Iterator[None]:
+    if sys.platform != "linux":
+        raise HarnessError("a full disk needs prlimit, which only Linux has")
+    try:
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+    except OSError as error:
+        raise HarnessError(f"cannot limit the files of the server's process {pid}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it has ended
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _row(number: Any, client_offset: Any, content: Any) -> StoredRow:

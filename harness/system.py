@@ -15,7 +15,7 @@ from harness import history as h
 from harness import ports, reaper, waiting
 from harness.clients.client import Dialer
 from harness.clients.receiver import Receiver
-from harness.clients.sender import Message, Sender, patience_seconds
+from harness.clients.sender import Message, Offsets, Sender, patience_seconds
 from harness.errors import HarnessError, TargetError
 from harness.fault import Fault, NotSeen
 from harness.link import Link, SenderLink
@@ -27,7 +27,10 @@ from harness.toxiproxy import Toxiproxy
 
 # How long acknowledged messages may take to become readable, and stored ones to reach the receivers.
 _SETTLE_SECONDS = 3.0
-_NAMES = ("alice", "bob", "carol", "dave", "erin")
+_NAMES = (
+    *("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"),
+    *("karl", "laura", "mallory", "nina", "olivia", "peggy", "quentin", "rupert", "sybil", "trent"),
+)
 # The receivers: one whose link is never disturbed, one that loses its link whenever a fault acts.
 _STEADY, _SHAKEN = "steady", "shaken"
 
@@ -115,6 +118,7 @@ class System:
         self._cleanup = contextlib.AsyncExitStack()
         self._senders: list[Sender] = []
         self._receivers: list[Receiver] = []
+        self._links: list[Link] = []
         self._shaken: Link | None = None
         self._faults = 0
         self._acting = 0
@@ -133,14 +137,13 @@ class System:
     async def _assemble(self) -> None:
         claims, store = self.target.claims, self.target.store
         database = self._directory() / "store.db"
-        reservation = ports.reserve()
-        self._cleanup.callback(reservation.release)
-        self._port = reservation.port
+        self._port = self._reserved_port()
         self.store = SQLiteStore(
             (self.target.folder / fill(store.location, port=self._port, database=database)),
             store.rows,
             run=self._token,
             patience_seconds=self._patience_seconds,
+            server_pids=lambda: self.server.pids,
         )
         self.server = Server(
             self.target,
@@ -151,12 +154,27 @@ class System:
             store=self.store,
             control=self._run.server,
             patience_seconds=self._patience_seconds,
+            moves=self._move,
         )
         self._cleanup.push_async_callback(self.server.kill)
         await self.server.start()
         if claims.receivers != "none" and self._run.role == "claim":
             await self._receiver(_STEADY)
             self._shaken = await self._receiver(_SHAKEN)
+
+    def _reserved_port(self) -> int:
+        reservation = ports.reserve()
+        self._cleanup.callback(reservation.release)
+        return reservation.port
+
+    async def _move(self) -> int:
+        """Lead every link to another port, where the server will listen."""
+        self._port = self._reserved_port()
+        for link in self._links:
+            await link.lead_to(self._port)
+        if self._shaken is not None and self._acting:
+            await self._shaken.close()
+        return self._port
 
     def _directory(self) -> Path:
         directory = tempfile.mkdtemp(prefix="midemit-")
@@ -172,6 +190,7 @@ class System:
         proxy = await self._toxiproxy.proxy(f"{self._proxy_prefix}-{name}", self._port)
         link = kind(name, proxy, self.store, patience_seconds=self._patience_seconds)
         self._cleanup.push_async_callback(link.delete)
+        self._links.append(link)
         return link
 
     async def _receiver(self, name: str) -> Link:
@@ -184,18 +203,26 @@ class System:
 
     # -- for schedules -------------------------------------------------------------------------------------------
 
-    async def sender(self, name: str, policy: h.Policy | None = None) -> Sender:
+    async def sender(self, name: str, policy: h.Policy | None = None, offsets: Offsets = "random") -> Sender:
         """A connected sender on a link of its own.
 
         Args:
             name: lower-case letters, once in a run.
             policy: by default what the run says: the claim's, or that of the control.
+            offsets: see `Sender`.
 
         Raises:
             WaitTimeout: it could not connect.
         """
         link = await self._link(SenderLink, name)
-        sender = Sender(name, self._dialer, link, policy=policy or self._run.policy, random_numbers=self._random)
+        sender = Sender(
+            name,
+            self._dialer,
+            link,
+            policy=policy or self._run.policy,
+            random_numbers=self._random,
+            offsets=offsets,
+        )
         self._cleanup.push_async_callback(sender.close)
         self._senders.append(sender)
         await sender.connected(self._patience_seconds)
@@ -286,13 +313,13 @@ class System:
         self._recorder.record(h.Drained(time=self._recorder.now(), complete=not waiting_for()))
 
     async def _settle(self) -> None:
-        """Wait until every acknowledged message is stored and every receiver has what is; or for long enough."""
-        acknowledged = {m.id for sender in self._senders for m in sender.messages if m.acknowledged}
+        """Wait until every message is stored that is to be, and every receiver has what is; or for long enough."""
+        owed = {m.id for sender in self._senders for m in sender.messages if m.acknowledged or sender.asks_nothing}
 
         async def settled() -> bool:
             rows = await self.store.rows()
             stored = {h.identity_in(self._token, row.content, row.client_offset) for row in rows} - {None}
-            return acknowledged <= stored and all(stored <= receiver.messages for receiver in self._receivers)
+            return owed <= stored and all(stored <= receiver.messages for receiver in self._receivers)
 
         with contextlib.suppress(waiting.WaitTimeout):
             await waiting.until(
@@ -352,9 +379,10 @@ def _started(case: Case, run: Run, target: Target, token: str, seed: int) -> h.S
         transport=case.transport,
         seed=seed,
         target=target.name,
-        guarantee=target.claims.guarantee,
+        guarantee=case.scenario.guarantee or target.claims.guarantee,
         order=target.claims.order,
         receivers=target.claims.receivers if run.role == "claim" else "none",
+        recovery_seconds=target.claims.recovery_seconds if run.role == "claim" else None,
     )
 
 
@@ -376,7 +404,7 @@ async def preflight(target: Target, toxiproxy: Toxiproxy, folder: Path) -> None:
             )
         await system.store.rows()
 
-    case = next(iter(cases(Scenario(schedule, "preflight", (), {"": {}}, None, None))))
+    case = next(iter(cases(Scenario(schedule, "preflight", (), {"": {}}))))
     await perform(case, Run("null", None, "persistent", None, {}), target, toxiproxy, folder, seed=0)
     failure = next((e for e in h.History.load(folder / "history.jsonl") if isinstance(e, h.Failed)), None)
     if failure is not None:

@@ -60,12 +60,14 @@ class Claims(_Table, frozen=True, kw_only=True):
     receivers: Receivers = "none"
     replay: bool = False
     content: Literal["any", "plain"] = "any"
+    recovery_seconds: float | None = None
 
 
 class Controls(_Table, frozen=True, kw_only=True):
     """Commands that start the same server with a protection off."""
 
     without_unique: list[str] | None = None
+    without_acknowledgement: list[str] | None = None
 
 
 class Target(_Table, frozen=True, kw_only=True):
@@ -207,8 +209,9 @@ def _problems(target: Target) -> Iterator[str]:
     """What is wrong although every key has the right type."""
     server, protocol, claims = target.server, target.protocol, target.claims
     commands = {"server.command": server.command}
-    if target.controls.without_unique is not None:
-        commands["controls.without_unique"] = target.controls.without_unique
+    for name, command in msgspec.structs.asdict(target.controls).items():
+        if command is not None:
+            commands[f"controls.{name}"] = command
     for key, command in commands.items():
         if not command or not command[0]:
             yield f"key `{key}`: expected a program and its arguments, got {command}"
@@ -216,6 +219,7 @@ def _problems(target: Target) -> Iterator[str]:
         "server.ready_timeout_seconds": server.ready_timeout_seconds,
         "server.stop_timeout_seconds": server.stop_timeout_seconds,
         "protocol.ack_timeout_seconds": protocol.ack_timeout_seconds,
+        **({"claims.recovery_seconds": claims.recovery_seconds} if claims.recovery_seconds is not None else {}),
     }.items():
         if not 0 < seconds <= _LONGEST_TIMEOUT_SECONDS:
             yield f"key `{key}`: expected seconds above 0 and up to {_LONGEST_TIMEOUT_SECONDS}, got {seconds:g}"

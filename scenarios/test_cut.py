@@ -1,4 +1,4 @@
-"""The link is cut before the server has the whole message."""
+"""The link is cut inside a message's frame, or inside the answer's."""
 
 from harness.scenario import scenario
 from harness.system import System
@@ -17,8 +17,39 @@ async def test_message_cut_inside_its_frame_is_stored_once(system: System, at: f
     alice = await system.sender("alice")
     await alice.send(TEXT)
 
-    async with system.inject(alice.link.cut_upstream(at)) as fault:
+    async with system.inject(alice.link.cut_inside(at)) as fault:
         message = alice.post(TEXT)
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@scenario(
+    family="cut",
+    controls=["new-offset", "without_unique"],
+    variants={"answer": {"count": 1}},
+    transports=["websocket"],
+)
+async def test_message_whose_answer_is_cut_is_stored_once(system: System, count: int) -> None:
+    """A message whose answer is cut after its first byte is stored: it is sent again, and adds nothing."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(alice.link.cut_after(count, "downstream")) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@scenario(family="flap", controls=["once"], variants={"five": {"times": 5}}, transports=["websocket"])
+async def test_message_on_a_flapping_link_is_stored_once(system: System, times: int) -> None:
+    """A message whose connection is cut again and again is stored once."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(alice.link.flap(times)) as fault:
+        message = alice.post()
         await fault.bitten(message)
 
     await alice.send()

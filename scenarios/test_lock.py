@@ -1,4 +1,6 @@
-"""Somebody else holds the database's write lock."""
+"""Somebody else holds a lock on the database."""
+
+from typing import Literal
 
 from harness.scenario import scenario
 from harness.system import System
@@ -11,6 +13,27 @@ async def test_message_posted_under_a_lock_is_stored_once(system: System) -> Non
     await alice.send()
 
     async with system.inject(system.store.lock(system.seconds(ack_timeouts=3.2))) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@scenario(
+    family="lock",
+    controls=["once", "new-offset"],
+    variants={"exclusive": {"mode": "EXCLUSIVE"}, "immediate": {"mode": "IMMEDIATE"}},
+    transports=["websocket"],
+)
+async def test_message_posted_between_locks_is_stored_once(
+    system: System, mode: Literal["IMMEDIATE", "EXCLUSIVE"]
+) -> None:
+    """A message that meets one lock after the other is stored once, between them or when all are over."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    seconds = system.seconds(ack_timeouts=0.5)
+    async with system.inject(system.store.lock_repeatedly(3, seconds, mode)) as fault:
         message = alice.post()
         await fault.bitten(message)
 

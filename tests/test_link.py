@@ -66,13 +66,13 @@ async def behind(folder: Path, transport: str) -> AsyncIterator[Behind]:
 @pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
 @TRANSPORTS
 @in_event_loop
-async def test_cut_upstream_lets_exactly_so_many_bytes_pass(transport: str, at: float, tmp_path: Path) -> None:
+async def test_cut_inside_lets_exactly_so_many_bytes_pass(transport: str, at: float, tmp_path: Path) -> None:
     """Cut at 0, in the middle or at 1, the server gets one byte, half of the frame or all but one; each cut bites."""
     async with behind(tmp_path, transport) as (running, tap, here):
         alice = await here.sender()
         for _ in range(REPETITIONS):
             await soon(alice.send(TEXT))
-            cut = alice.link.cut_upstream(at)
+            cut = alice.link.cut_inside(at)
             await cut.begin()
             length = (await alice.idle()).last_unit_bytes
             before = {flow: len(flow.up) for flow in tap.flows if not flow.ended.is_set()}
@@ -94,13 +94,13 @@ async def test_cut_upstream_lets_exactly_so_many_bytes_pass(transport: str, at: 
 
 @TRANSPORTS
 @in_event_loop
-async def test_cut_upstream_does_not_bite_what_was_answered(transport: str, tmp_path: Path) -> None:
+async def test_cut_inside_does_not_bite_what_was_answered(transport: str, tmp_path: Path) -> None:
     """A cut on which nothing travels is not seen, and heals."""
     async with behind(tmp_path, transport) as (_, _, here):
         alice = await here.sender()
         alice.link._patience_seconds = 0.1
         message = await soon(alice.send(TEXT))
-        cut = alice.link.cut_upstream(0.5)
+        cut = alice.link.cut_inside(0.5)
         await cut.begin()
         with pytest.raises(waiting.WaitTimeout, match="the connection of alice to be cut"):
             await cut.bite(message)
@@ -109,12 +109,12 @@ async def test_cut_upstream_does_not_bite_what_was_answered(transport: str, tmp_
 
 
 @in_event_loop
-async def test_cut_upstream_that_cuts_behind_the_message_is_not_seen(tmp_path: Path) -> None:
+async def test_cut_inside_that_cuts_behind_the_message_is_not_seen(tmp_path: Path) -> None:
     """A message that was longer before, and so is whole when the link is cut, was not cut: the row says so."""
     async with behind(tmp_path, "websocket") as (_, _, here):
         alice = await here.sender()
         await soon(alice.send(TEXT * 10))
-        cut = alice.link.cut_upstream(0.9)
+        cut = alice.link.cut_inside(0.9)
         await cut.begin()
         message = alice.post(TEXT)
         await soon(message.done.wait())
@@ -173,7 +173,7 @@ async def test_faults_on_a_client_without_a_connection_have_a_deadline(
         alice.link._patience_seconds = 0.1
         await alice.link.close()
         await here.recorded(h.ConnectFailed)
-        for fault in (alice.link.cut(), alice.link.cut_upstream(0.5)):
+        for fault in (alice.link.cut(), alice.link.cut_inside(0.5)):
             with pytest.raises(waiting.WaitTimeout, match="alice to be connected"):
                 await soon(fault.begin())
             await fault.heal()
@@ -296,7 +296,7 @@ async def test_other_clients_notice_nothing(transport: str, tmp_path: Path) -> N
     async with behind(tmp_path, transport) as (_, _, here):
         alice, bob = await here.sender("alice"), await here.sender("bob")
         await soon(alice.send(TEXT))
-        for fault in (alice.link.lose_acknowledgement(), alice.link.cut_upstream(0.5), alice.link.cut()):
+        for fault in (alice.link.lose_acknowledgement(), alice.link.cut_inside(0.5), alice.link.cut()):
             await fault.begin()
             assert (await soon(bob.send())).attempts == 1
             message = alice.post(TEXT)

@@ -192,7 +192,7 @@ async def test_null_run_injects_nothing(tmp_path: Path, monkeypatch: pytest.Monk
             system.server.crash("after_commit"),
             system.store.lock(60),
             alice.link.lose_acknowledgement(),
-            alice.link.cut_upstream(0.5),
+            alice.link.cut_inside(0.5),
         ):
             async with system.inject(one) as injected:
                 await injected.bitten(alice.post())
@@ -216,7 +216,7 @@ async def test_control_shows_its_anomaly(tmp_path: Path, monkeypatch: pytest.Mon
     async def schedule(system: System) -> None:
         alice = await system.sender("alice")
         await alice.send("equal")
-        async with system.inject(alice.link.cut_upstream(0.5)) as cut:
+        async with system.inject(alice.link.cut_inside(0.5)) as cut:
             message = alice.post("equal")
             await cut.bitten(message)
         await alice.send()
@@ -365,7 +365,7 @@ async def test_fault_that_finds_no_connection_is_not_seen_to_bite(
         await alice.send()
         await alice.link.close()
         await seen(lambda: alice.connection is None, "the end of the connection")
-        async with system.inject(alice.link.cut_upstream(0.5)) as cut:
+        async with system.inject(alice.link.cut_inside(0.5)) as cut:
             await cut.bitten(alice.post())
         await alice.link.restore()
         await alice.send()
@@ -499,7 +499,7 @@ async def test_server_that_dies_by_itself_breaks_its_claim(tmp_path: Path, monke
         alice = await system.sender("alice")
         await alice.send("equal")
         await alice.send("equal")
-        async with system.inject(alice.link.cut_upstream(0.5)) as cut:
+        async with system.inject(alice.link.cut_inside(0.5)) as cut:
             await cut.bitten(alice.post("equal"))
 
     async with place(tmp_path, monkeypatch) as here:
@@ -540,7 +540,7 @@ async def _before_a_fault(system: System, die: Callable[[], None]) -> None:
     alice = await system.sender("alice")
     await alice.send()
     die()
-    async with system.inject(alice.link.cut_upstream(0.5)) as cut:
+    async with system.inject(alice.link.cut_inside(0.5)) as cut:
         await cut.bitten(alice.post())
 
 

@@ -41,6 +41,10 @@ class Client:
         dialer: how it reaches the target.
         handlers: event -> plain function for what it hears.
         auth: called for each connection.
+
+    Attributes:
+        connection: the one that is open, if one is.
+        connect_failures: why each try to connect failed that did.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Client:
         self._online = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.connection: Connection | None = None
+        self.connect_failures: list[str] = []
         self._connections = 0
         self._start(self._stay_connected())
 
@@ -73,6 +78,7 @@ class Client:
             try:
                 connection = await self._connect(number)
             except ConnectFailedError as error:
+                self.connect_failures.append(str(error))
                 record(h.ConnectFailed(time=now(), client=self.name, connection=number, reason=str(error)))
                 delay_seconds = min(2 * delay_seconds, _LONGEST_RECONNECT_DELAY_SECONDS)
             else:

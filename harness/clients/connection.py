@@ -74,6 +74,7 @@ class _EngineIO(engineio.AsyncClient):  # type: ignore[misc]  # the library ship
     """Engine.IO client that counts a response as failed when its body is cut."""
 
     polls_answered = 0
+    first_failed: str | None = None
 
     async def _send_request(self, method: str, *args: Any, **kwargs: Any) -> Any:
         response = await super()._send_request(method, *args, **kwargs)
@@ -82,6 +83,8 @@ class _EngineIO(engineio.AsyncClient):  # type: ignore[misc]  # the library ship
                 await response.read()
             except (aiohttp.ClientError, TimeoutError) as error:
                 response = f"the response was cut: {error!r}"
+        if not isinstance(response, aiohttp.ClientResponse):
+            self.first_failed = self.first_failed or method
         if method == "GET":
             self.polls_answered += 1
         return response
@@ -239,14 +242,28 @@ class Connection:
         eio = self._client.eio
         return bool(eio.current_transport != "polling" or self._meter.polls > eio.polls_answered)
 
-    async def emit(self, event: str, arguments: tuple[object, ...], on_ack: Callable[..., None]) -> None:
-        """Hand an event to the client, to be sent at once; `on_ack` is called with the acknowledgement.
+    @property
+    def cut(self) -> str:
+        """What a cut has hit: over polling the TCP connection of one request, and the other ends after it."""
+        failed = self._client.eio.first_failed
+        return f"the connection of the {failed}" if failed else "the connection"
+
+    @property
+    def sid(self) -> str:
+        """The id that the server gave it in its namespace."""
+        return str(self._client.get_sid(self._namespace))
+
+    async def emit(self, event: str, arguments: tuple[object, ...], on_ack: Callable[..., None] | None) -> None:
+        """Hand an event to the client, to be sent at once.
+
+        `on_ack` is called with the acknowledgement; with None, none is asked for.
 
         Raises:
             socketio.exceptions.BadNamespaceError: it is not connected; nothing was sent, and it has ended.
         """
         try:
-            await self._client.emit(event, arguments, namespace=self._namespace, callback=self._guard(on_ack))
+            callback = self._guard(on_ack) if on_ack is not None else None
+            await self._client.emit(event, arguments, namespace=self._namespace, callback=callback)
         except socketio.exceptions.BadNamespaceError as error:
             # The library can lose a namespace without a disconnect: it would refuse everything from now on.
             self._close(str(error))

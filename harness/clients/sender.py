@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from socketio.exceptions import BadNamespaceError
-from tenacity import AsyncRetrying, retry_if_result
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from harness import history as h
 from harness import waiting
@@ -20,6 +20,8 @@ from harness.clients.connection import Connection
 if TYPE_CHECKING:
     from harness.link import SenderLink
 
+Offsets = Literal["random", "counter"]
+
 IN_FLIGHT = 8
 """How many messages a `pipelined` sender has under way at most."""
 
@@ -29,12 +31,18 @@ class Message:
     """One logical message, as its sender knows it.
 
     `attempted` is set when its first attempt has begun, `done` when its sender will do nothing more about it.
+    `emitted_on` is the connection of its last attempt, which had sent `bytes_before` until then; `answer_seconds` are
+    the times from an attempt to its acknowledgement, late ones too.
     """
 
     id: str
     content: str
     offset: str
     attempts: int = 0
+    emissions: int = 0
+    emitted_on: Connection | None = None
+    bytes_before: int = 0
+    answer_seconds: list[float] = field(default_factory=list)
     acknowledged: bool = False
     settled: bool = False
     attempted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -44,12 +52,24 @@ class Message:
 class Sender(Client):
     """A client that emits messages, in the order in which they are posted.
 
-    Policies:
+    Policies (the official JavaScript client's, but for the first two and the last two):
 
     * `persistent`: one in flight, emitted again until it is acknowledged.
-    * `new-offset`: the same, but every attempt gets a fresh offset.
     * `pipelined`: up to 8 in flight, each emitted once; its sender is told when there was no answer.
+    * `retries=N`: one in flight, emitted at most N + 1 times; then its sender is told that it failed, and the next
+      one follows. What was never emitted uses no try.
+    * `resend`: an acknowledgement with a timeout, emitted again until it comes; any number in flight.
+    * `fire-and-forget`: a plain emit without an acknowledgement, kept while disconnected; counts as handed over.
     * `once`: emitted once, when it is posted, dropped while disconnected; counts as handed over.
+    * `new-offset`: `persistent`, but every attempt gets a fresh offset.
+
+    Args:
+        name: lower-case letters.
+        dialer: how it reaches the target.
+        link: its own.
+        policy: see above.
+        random_numbers: of the run.
+        offsets: `random` (a UUID) or `counter`: the connection's id and a counter, as in the tutorial.
     """
 
     def __init__(
@@ -60,6 +80,7 @@ class Sender(Client):
         *,
         policy: h.Policy,
         random_numbers: random.Random,
+        offsets: Offsets = "random",
     ) -> None:
         self.link = link
         link.sender = self
@@ -70,6 +91,7 @@ class Sender(Client):
         self._random = random.Random(random_numbers.getrandbits(64))
         self._random_again = random.Random(random_numbers.getrandbits(64))
         self._bodies = content.Bodies(self._random, dialer.content)
+        self._offsets = offsets
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
         self._patience_seconds = patience_seconds(dialer)
@@ -88,7 +110,7 @@ class Sender(Client):
         sequence = len(self.messages) + 1
         identity = h.message_id(self._dialer.run, self.name, sequence)
         own = self._bodies.wrap(identity, self._bodies.deal()) if text is None else content.content(identity, text)
-        message = Message(identity, own, self._offset(identity, self._random))
+        message = Message(identity, own, self._first_offset(identity, sequence))
         self.messages.append(message)
         self._recorder.record(
             h.Invoke(
@@ -100,8 +122,9 @@ class Sender(Client):
                 policy=self.policy,
             )
         )
-        if self.policy == "once":
+        if self.policy in ("once", "fire-and-forget"):
             self._settle(message, "handed-over")
+        if self.policy == "once":
             self._start(self._emit_once(message, self.connection))
         else:
             self._outbox.put_nowait(message)
@@ -147,6 +170,25 @@ class Sender(Client):
         )
         return connection
 
+    async def left(self, message: Message) -> int:
+        """Wait until the last attempt of a message has left a connection that was idle; returns its bytes so far.
+
+        Raises:
+            WaitTimeout: it does not.
+        """
+
+        def bytes_sent() -> int:
+            return message.emitted_on.bytes_sent - message.bytes_before if message.emitted_on is not None else 0
+
+        return await waiting.until(
+            bytes_sent, awaited=f"{message.id} to leave its sender", timeout_seconds=patience_seconds(self._dialer)
+        )
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether it never asks for an acknowledgement, so that only the store can tell what arrived."""
+        return self.policy == "fire-and-forget"
+
     @property
     def unsettled(self) -> int:
         """How many of its messages have not settled."""
@@ -171,15 +213,30 @@ class Sender(Client):
     async def _work(self) -> None:
         while True:
             message = await self._outbox.get()
-            if self.policy == "pipelined":
-                await self._in_flight.acquire()
-                self._start(self._emit_pipelined(message, await self.online()))
-            else:
-                await AsyncRetrying(retry=retry_if_result(lambda acknowledged: not acknowledged))(
-                    self._attempt_online, message
-                )
-                self._settle(message, "acknowledged")
-                message.done.set()
+            match self.policy:
+                case "fire-and-forget":
+                    await self._hand_over(message)
+                case "pipelined":
+                    await self._in_flight.acquire()
+                    self._start(self._emit_pipelined(message, await self.online()))
+                case "resend":
+                    self._start(self._resend(message, await self.online()))
+                case _:
+                    await self._insist(message)
+
+    async def _insist(self, message: Message) -> None:
+        """Emit it until it is acknowledged, or as often as the policy allows; nothing else is under way meanwhile."""
+        tries = _tries(self.policy)
+
+        def spent(_: RetryCallState) -> bool:
+            return tries is not None and message.emissions >= tries
+
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda acknowledged: not acknowledged),
+            stop=spent,
+            retry_error_callback=lambda _: False,
+        )
+        self._conclude(message, acknowledged=await retrying(self._attempt_online, message))
 
     async def _attempt_online(self, message: Message) -> bool:
         return await self._attempt(message, await self.online())
@@ -189,7 +246,21 @@ class Sender(Client):
             acknowledged = await self._attempt(message, connection)
         finally:
             self._in_flight.release()
+        self._conclude(message, acknowledged=acknowledged)
+
+    async def _resend(self, message: Message, connection: Connection) -> None:
+        if not await self._attempt(message, connection):
+            await self._insist(message)
+        else:
+            self._conclude(message, acknowledged=True)
+
+    def _conclude(self, message: Message, *, acknowledged: bool) -> None:
         self._settle(message, "acknowledged" if acknowledged else "gave-up")
+        message.done.set()
+
+    async def _hand_over(self, message: Message) -> None:
+        while not message.emissions:
+            await self._emit(message, await self.online(), None)
         message.done.set()
 
     async def _emit_once(self, message: Message, connection: Connection | None) -> None:
@@ -197,9 +268,39 @@ class Sender(Client):
         message.done.set()
 
     async def _attempt(self, message: Message, connection: Connection | None) -> bool:
-        """Emit a message once and wait for its acknowledgement, the ack timeout or the end of the connection.
+        """Emit a message once and wait for its acknowledgement, the ack timeout or the end of the connection."""
+        record, now = self._recorder.record, self._recorder.now
+        number = message.attempts + 1
+        began = now()
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        over = False
 
-        Up to the wait nothing suspends, so messages leave in the order in which their attempts begin.
+        def acknowledge(*_: object) -> None:
+            record(h.Ok(time=now(), message=message.id, attempt=number, late=over))
+            message.answer_seconds.append(now() - began)
+            if not over:
+                message.acknowledged = True
+                answered.set_result(None)
+
+        if not await self._emit(message, connection, acknowledge) or connection is None:
+            return False
+        await asyncio.wait(
+            (answered, connection.closed), timeout=self._ack_timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if answered.done():
+            return True
+        over = True
+        timed_out = connection.is_open
+        reason = f"no answer in {self._ack_timeout_seconds:g} s" if timed_out else connection.closed.result()
+        record(h.Info(time=now(), message=message.id, attempt=number, reason=reason, timed_out=timed_out))
+        return False
+
+    async def _emit(
+        self, message: Message, connection: Connection | None, acknowledge: Callable[..., None] | None
+    ) -> bool:
+        """Begin an attempt; whether it left.
+
+        Nothing suspends in here, so messages leave in the order in which their attempts begin.
         """
         record, now = self._recorder.record, self._recorder.now
         message.attempts += 1
@@ -215,34 +316,22 @@ class Sender(Client):
                 connection=connection.number if connection else 0,
             )
         )
+        message.emitted_on, message.bytes_before = connection, connection.bytes_sent if connection else 0
         message.attempted.set()
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        over = False
-
-        def acknowledge(*_: object) -> None:
-            record(h.Ok(time=now(), message=message.id, attempt=number, late=over))
-            if not over:
-                message.acknowledged = True
-                answered.set_result(None)
-
-        if connection is None:
-            record(h.Fail(time=now(), message=message.id, attempt=number, reason="not connected"))
-            return False
         try:
+            if connection is None:
+                raise BadNamespaceError("not connected")
             await connection.emit(self._dialer.protocol.event, (message.content, offset), acknowledge)
         except BadNamespaceError as error:
             record(h.Fail(time=now(), message=message.id, attempt=number, reason=str(error)))
             return False
-        await asyncio.wait(
-            (answered, connection.closed), timeout=self._ack_timeout_seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        if answered.done():
-            return True
-        over = True
-        timed_out = connection.is_open
-        reason = f"no answer in {self._ack_timeout_seconds:g} s" if timed_out else connection.closed.result()
-        record(h.Info(time=now(), message=message.id, attempt=number, reason=reason, timed_out=timed_out))
-        return False
+        message.emissions += 1
+        return True
+
+    def _first_offset(self, identity: str, sequence: int) -> str:
+        if self._offsets == "random":
+            return self._offset(identity, self._random)
+        return f"{self.connection.sid if self.connection else 'undefined'}-{sequence - 1}"
 
     def _offset(self, identity: str, random_numbers: random.Random) -> str:
         return f"{identity}-{uuid.UUID(int=random_numbers.getrandbits(128), version=4)}"
@@ -250,6 +339,12 @@ class Sender(Client):
     def _settle(self, message: Message, outcome: Literal["acknowledged", "handed-over", "gave-up"]) -> None:
         message.settled = True
         self._recorder.record(h.Settled(time=self._recorder.now(), message=message.id, outcome=outcome))
+
+
+def _tries(policy: h.Policy) -> int | None:
+    """How often a message is emitted at most, or None for as often as it takes."""
+    name, _, retries = policy.partition("=")
+    return int(retries) + 1 if name == "retries" else None
 
 
 def patience_seconds(dialer: Dialer) -> float:

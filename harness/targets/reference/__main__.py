@@ -31,6 +31,7 @@ def main() -> int:
         port=options.port,
         database=options.database,
         unique=not options.without_unique,
+        acknowledges=not options.without_acknowledgement,
         ping_interval_seconds=options.ping_interval_seconds,
         ping_timeout_seconds=options.ping_timeout_seconds,
         crash_after_commits=crash_after_commits,
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--database", type=Path, required=True, help="an SQLite file, created when missing")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--without-unique", action="store_true", help="store a repeated client offset again")
+    parser.add_argument("--without-acknowledgement", action="store_true", help="store, and acknowledge nothing")
     # Fractions are advertised to the clients as 0.
     parser.add_argument("--ping-interval-seconds", type=_whole_seconds, default=25, metavar="WHOLE_SECONDS")
     parser.add_argument("--ping-timeout-seconds", type=_seconds, default=20.0, metavar="SECONDS")

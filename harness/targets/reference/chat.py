@@ -28,8 +28,11 @@ class Message:
 class Chat:
     """Handles the events of all clients of one server."""
 
-    def __init__(self, server: socketio.AsyncServer, storage: Storage, delivery: Delivery) -> None:
+    def __init__(
+        self, server: socketio.AsyncServer, storage: Storage, delivery: Delivery, *, acknowledges: bool = True
+    ) -> None:
         self._not_handled = server.not_handled
+        self._acknowledges = acknowledges
         self._storage = storage
         self._delivery = delivery
         self._writes: set[asyncio.Future[Outcome]] = set()
@@ -66,6 +69,8 @@ class Chat:
         except asyncio.CancelledError:
             # Not passed on: socketio acknowledges the event of a handler that was cancelled.
             steps.record("refused", client_offset=offset, error="cancelled: the server is stopping")
+            return self._not_handled
+        if not self._acknowledges:
             return self._not_handled
         steps.record("acknowledged", client_offset=offset, row_id=row_id)
         return None

@@ -34,6 +34,7 @@ class Settings:
     port: int
     database: Path
     unique: bool
+    acknowledges: bool
     ping_interval_seconds: int
     ping_timeout_seconds: float
     crash_after_commits: int | None
@@ -66,7 +67,7 @@ async def _serve(settings: Settings, storage: Storage, stop: asyncio.Event) -> N
         await server.emit(EVENT, (row.content, row.id), to=sid)
 
     delivery = Delivery(storage, send)
-    chat = Chat(server, storage, delivery)
+    chat = Chat(server, storage, delivery, acknowledges=settings.acknowledges)
     application = web.Application()
     server.attach(application)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
