@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from harness.clients.sender import Message
+from harness.clients.author import Message
 from harness.history import FaultKind
 
 Acts = AsyncGenerator[str | None, Message]

@@ -4,8 +4,9 @@ import asyncio
 from typing import Literal
 
 from harness import waiting
+from harness.clients.author import Message
 from harness.clients.connection import Connection
-from harness.clients.sender import Message, Sender
+from harness.clients.sender import Sender
 from harness.fault import Acts, NotSeen, fault
 from harness.store import SQLiteStore
 from harness.toxiproxy import Proxy, Toxic

@@ -21,7 +21,8 @@ _PROC = Path("/proc")
 class ProcessGroup:
     """One command, running as the leader of its own session and process group.
 
-    Its output (both streams) is appended to `log`. It is ended by the reaper if the harness dies. Must be made
+    Its output (both streams) is appended to `log`; with `pipes`, only its standard error is, and it is spoken with by
+    `write` and `output`. It is ended by the reaper if the harness dies. Must be made
     inside a running event loop; `on_exit` is called there, with the exit status as `subprocess` gives it
     (negative: the signal), when the leader has exited.
 
@@ -37,21 +38,23 @@ class ProcessGroup:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         on_exit: Callable[[int], None] = lambda _: None,
+        pipes: bool = False,
     ) -> None:
         self.command = tuple(command)
         self.log = log
         loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[int] = loop.create_future()
         self._on_exit = on_exit
+        self._input: asyncio.WriteTransport | None = None
         try:
             with log.open("ab") as output:
                 self._leader = subprocess.Popen(
                     self.command,
                     cwd=cwd,
                     env={**os.environ, **(env or {})},
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if pipes else output,
+                    stderr=output,
                     start_new_session=True,
                 )
         except (OSError, ValueError) as error:  # a ValueError: a null byte in an argument or a variable
@@ -80,6 +83,19 @@ class ProcessGroup:
     async def wait(self) -> int:
         """Wait, without a deadline, until the leader has exited."""
         return await asyncio.shield(self._exited)
+
+    async def output(self, longest_line_bytes: int) -> asyncio.StreamReader:
+        """What it prints, of a command that was started with pipes; call it once, before `write`."""
+        loop = asyncio.get_running_loop()
+        lines = asyncio.StreamReader(limit=longest_line_bytes)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), self._leader.stdout)
+        self._input, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, self._leader.stdin)
+        return lines
+
+    def write(self, text: bytes) -> None:
+        """Write to its standard input; what it does not read yet is kept, and lost with it."""
+        assert self._input is not None
+        self._input.write(text)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Signal every process of the group; nothing happens when all are gone."""

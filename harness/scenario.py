@@ -24,12 +24,13 @@ ATTRIBUTE = "__midemit_scenario__"
 
 
 class Control(msgspec.Struct, frozen=True):
-    """The schedule with a protection off: by another policy of the sender, or by a server of the target's own."""
+    """The schedule with a protection off: another policy of the sender, no outbox, or a server of the target's own."""
 
     name: str
     expected: Kind
     policy: h.Policy = "persistent"
     server: str | None = None
+    outbox: bool = True
 
 
 CONTROLS = {
@@ -38,6 +39,7 @@ CONTROLS = {
         Control("once", "lost", policy="once"),
         Control("new-offset", "duplicate", policy="new-offset"),
         Control("without_unique", "duplicate", server="without_unique"),
+        Control("without_outbox", "silent_drop", outbox=False),
         # What the tutorial says of the client's own ways; the last of them needs a fault that it shows nothing without.
         Control("fire-and-forget", "lost", policy="fire-and-forget"),
         Control("resend", "reordered", policy="resend"),

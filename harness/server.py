@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness import history as h
 from harness import waiting
-from harness.clients.sender import Message
+from harness.clients.author import Message
 from harness.errors import HarnessError, TargetError
 from harness.fault import Acts, NotSeen, fault
 from harness.link import SenderLink, stored_unanswered

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from harness import history as h
 from harness import waiting
-from harness.clients.sender import Message
+from harness.clients.author import Message
 from harness.errors import HarnessError, TargetError
 from harness.fault import Acts, NotSeen, fault
 

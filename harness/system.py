@@ -13,9 +13,11 @@ from typing import Self, TypeVar
 
 from harness import history as h
 from harness import ports, reaper, waiting
+from harness.clients.author import Message, Offsets, patience_seconds
 from harness.clients.client import Dialer
+from harness.clients.process import ProcessSender
 from harness.clients.receiver import Receiver
-from harness.clients.sender import Message, Offsets, Sender, patience_seconds
+from harness.clients.sender import Sender
 from harness.errors import HarnessError, TargetError
 from harness.fault import Fault, NotSeen
 from harness.link import Link, SenderLink
@@ -116,7 +118,7 @@ class System:
         # Two runs with one seed may share a Toxiproxy: proxies are not named after the token.
         self._proxy_prefix = f"midemit-{secrets.token_hex(4)}"
         self._cleanup = contextlib.AsyncExitStack()
-        self._senders: list[Sender] = []
+        self._senders: list[Sender | ProcessSender] = []
         self._receivers: list[Receiver] = []
         self._links: list[Link] = []
         self._shaken: Link | None = None
@@ -136,7 +138,7 @@ class System:
 
     async def _assemble(self) -> None:
         claims, store = self.target.claims, self.target.store
-        database = self._directory() / "store.db"
+        self._database = database = self._directory() / "store.db"
         self._port = self._reserved_port()
         self.store = SQLiteStore(
             (self.target.folder / fill(store.location, port=self._port, database=database)),
@@ -225,6 +227,38 @@ class System:
         )
         self._cleanup.push_async_callback(sender.close)
         self._senders.append(sender)
+        await sender.connected(self._patience_seconds)
+        return sender
+
+    async def process_sender(self, name: str) -> ProcessSender:
+        """A connected sender, on a link of its own, in a process of its own: it can be killed and frozen.
+
+        What is not settled is in its outbox, a file, but in the control `without_outbox`.
+
+        Args:
+            name: lower-case letters, once in a run.
+
+        Raises:
+            WaitTimeout: it could not connect.
+            ClientError: it cannot be started.
+        """
+        link = await self._link(SenderLink, name)
+        has_outbox = self._run.control is None or self._run.control.outbox
+        sender = ProcessSender(
+            name,
+            self._dialer,
+            link,
+            self.store,
+            command=[fill(text, port=self._port, database=self._database) for text in self.target.client.command],
+            folder=self.target.folder,
+            log=self._folder / f"client-{name}.log",
+            outbox=self._directory() / "outbox.jsonl" if has_outbox else None,
+            policy=self._run.policy,
+            random_numbers=self._random,
+        )
+        self._cleanup.push_async_callback(sender.close)
+        self._senders.append(sender)
+        await sender.start()
         await sender.connected(self._patience_seconds)
         return sender
 

@@ -70,6 +70,12 @@ class Controls(_Table, frozen=True, kw_only=True):
     without_acknowledgement: list[str] | None = None
 
 
+class Client(_Table, frozen=True, kw_only=True):
+    """The program that is the sender where a scenario needs one in a process of its own; see clients/PROTOCOL.md."""
+
+    command: list[str] = msgspec.field(default_factory=lambda: ["{python}", "-m", "harness.clients.worker"])
+
+
 class Target(_Table, frozen=True, kw_only=True):
     """A validated description. `path` is its file; relative paths in it are relative to that file's folder."""
 
@@ -80,6 +86,7 @@ class Target(_Table, frozen=True, kw_only=True):
     store: Store
     claims: Claims = Claims()
     controls: Controls = Controls()
+    client: Client = msgspec.field(default_factory=Client)
     crash_points: dict[str, dict[str, str]] = {}
     path: Path = Path()
 
@@ -148,6 +155,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "store": Store,
     "claims": Claims,
     "controls": Controls,
+    "client": Client,
 }
 
 

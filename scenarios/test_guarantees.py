@@ -1,6 +1,6 @@
 """What the tutorial says of the client's own ways, each named after its claim."""
 
-from harness.clients.sender import Offsets
+from harness.clients.author import Offsets
 from harness.scenario import scenario
 from harness.system import System
 

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import random
-import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from socketio.exceptions import BadNamespaceError
@@ -13,43 +11,18 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from harness import history as h
 from harness import waiting
-from harness.clients import content
+from harness.clients.author import Author, Message, Offsets, patience_seconds
 from harness.clients.client import Client, Dialer
 from harness.clients.connection import Connection
 
 if TYPE_CHECKING:
     from harness.link import SenderLink
 
-Offsets = Literal["random", "counter"]
-
 IN_FLIGHT = 8
 """How many messages a `pipelined` sender has under way at most."""
 
 
-@dataclass(eq=False)
-class Message:
-    """One logical message, as its sender knows it.
-
-    `attempted` is set when its first attempt has begun, `done` when its sender will do nothing more about it.
-    `emitted_on` is the connection of its last attempt, which had sent `bytes_before` until then; `answer_seconds` are
-    the times from an attempt to its acknowledgement, late ones too.
-    """
-
-    id: str
-    content: str
-    offset: str
-    attempts: int = 0
-    emissions: int = 0
-    emitted_on: Connection | None = None
-    bytes_before: int = 0
-    answer_seconds: list[float] = field(default_factory=list)
-    acknowledged: bool = False
-    settled: bool = False
-    attempted: asyncio.Event = field(default_factory=asyncio.Event)
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-class Sender(Client):
+class Sender(Client, Author):
     """A client that emits messages, in the order in which they are posted.
 
     Policies (the official JavaScript client's, but for the first two and the last two):
@@ -82,69 +55,25 @@ class Sender(Client):
         random_numbers: random.Random,
         offsets: Offsets = "random",
     ) -> None:
+        Author.__init__(self, name, dialer, policy=policy, random_numbers=random_numbers, offsets=offsets)
         self.link = link
         link.sender = self
-        self.policy: h.Policy = policy
-        self.messages: list[Message] = []
-        # Of its own, and other numbers for new offsets: neither the other senders nor how often messages have to be
-        # sent again may change what the next message is.
-        self._random = random.Random(random_numbers.getrandbits(64))
-        self._random_again = random.Random(random_numbers.getrandbits(64))
-        self._bodies = content.Bodies(self._random, dialer.content)
-        self._offsets = offsets
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
-        self._patience_seconds = patience_seconds(dialer)
         self._heard: set[str | None] = set()
         broadcast = dialer.protocol.broadcast
-        super().__init__(name, link.port, dialer, handlers={broadcast: self._hear} if broadcast else {})
+        Client.__init__(self, name, link.port, dialer, handlers={broadcast: self._hear} if broadcast else {})
         if policy != "once":
             self._start(self._work())
 
-    def post(self, text: str | None = None) -> Message:
-        """Hand over a message and return at once.
-
-        Args:
-            text: its body, to have messages of equal length; else it is drawn from the seed.
-        """
-        sequence = len(self.messages) + 1
-        identity = h.message_id(self._dialer.run, self.name, sequence)
-        own = self._bodies.wrap(identity, self._bodies.deal()) if text is None else content.content(identity, text)
-        message = Message(identity, own, self._first_offset(identity, sequence))
-        self.messages.append(message)
-        self._recorder.record(
-            h.Invoke(
-                time=self._recorder.now(),
-                message=identity,
-                sender=self.name,
-                sequence=sequence,
-                content=own,
-                policy=self.policy,
-            )
-        )
+    def take(self, message: Message) -> None:
+        """Have a message emitted, behind those that were taken before."""
         if self.policy in ("once", "fire-and-forget"):
             self._settle(message, "handed-over")
         if self.policy == "once":
             self._start(self._emit_once(message, self.connection))
         else:
             self._outbox.put_nowait(message)
-        return message
-
-    async def send(self, text: str | None = None) -> Message:
-        """Wait for a connection, post a message and wait until nothing more will be done about it.
-
-        Neither wait lasts longer than the sender's patience, and neither raises then: the schedule goes on, and
-        what did not settle is in the history. A sender that has lost its patience once does not wait again.
-        """
-        await self._patiently(self.online())
-        message = self.post(text)
-        await self._patiently(message.done.wait())
-        return message
-
-    async def send_many(self, count: int) -> None:
-        """Send messages one after the other."""
-        for _ in range(count):
-            await self.send()
 
     async def idle(self) -> Connection:
         """Wait until nothing of its own travels upstream, so that bytes can be counted from here.
@@ -185,24 +114,8 @@ class Sender(Client):
         )
 
     @property
-    def asks_nothing(self) -> bool:
-        """Whether it never asks for an acknowledgement, so that only the store can tell what arrived."""
-        return self.policy == "fire-and-forget"
-
-    @property
-    def unsettled(self) -> int:
-        """How many of its messages have not settled."""
-        return sum(not message.settled for message in self.messages)
-
-    @property
     def _ack_timeout_seconds(self) -> float:
         return self._dialer.protocol.ack_timeout_seconds
-
-    async def _patiently(self, event: Awaitable[object]) -> None:
-        try:
-            await waiting.within(event, awaited="the sender", timeout_seconds=self._patience_seconds)
-        except waiting.WaitTimeout:
-            self._patience_seconds = 0
 
     def _hear(self, *arguments: object) -> None:
         text = arguments[0] if arguments else None
@@ -328,13 +241,8 @@ class Sender(Client):
         message.emissions += 1
         return True
 
-    def _first_offset(self, identity: str, sequence: int) -> str:
-        if self._offsets == "random":
-            return self._offset(identity, self._random)
-        return f"{self.connection.sid if self.connection else 'undefined'}-{sequence - 1}"
-
-    def _offset(self, identity: str, random_numbers: random.Random) -> str:
-        return f"{identity}-{uuid.UUID(int=random_numbers.getrandbits(128), version=4)}"
+    def _connection_id(self) -> str:
+        return self.connection.sid if self.connection is not None else "undefined"
 
     def _settle(self, message: Message, outcome: Literal["acknowledged", "handed-over", "gave-up"]) -> None:
         message.settled = True
@@ -345,8 +253,3 @@ def _tries(policy: h.Policy) -> int | None:
     """How often a message is emitted at most, or None for as often as it takes."""
     name, _, retries = policy.partition("=")
     return int(retries) + 1 if name == "retries" else None
-
-
-def patience_seconds(dialer: Dialer) -> float:
-    """How long to wait, without any progress, for what may never come: ten ack timeouts, and at least 5 s."""
-    return max(5.0, 10 * dialer.protocol.ack_timeout_seconds)

@@ -1,4 +1,4 @@
-"""The ledger: servers that are broken on purpose, and the anomaly that each must be caught with.
+"""The ledger: servers and clients that are broken on purpose, and the anomaly that each must be caught with.
 
 Each entry is a folder with `target.toml` and `server.py`: a server that is right but for the one mistake that its
 docstring names. What it claims is what it would keep without that mistake. The six entries that lose or double rows
@@ -10,7 +10,7 @@ Plain data: it imports nothing of the harness, as the servers beside it run with
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-Family = Literal["baseline", "cut", "ack-lost", "kill", "crash", "restart", "lock", "pair"]
+Family = Literal["baseline", "cut", "ack-lost", "kill", "crash", "restart", "lock", "pair", "client"]
 
 
 class Entry(NamedTuple):
@@ -114,5 +114,22 @@ ENTRIES = (
         mistake="The replay selects `id > serverOffset + 1`.",
         why="The row is stored while the second receiver is cut off, and is the first one after its offset: the replay"
         " starts behind it.",
+    ),
+    Entry(
+        name="gives_up_silently",
+        anomaly="silent_drop",
+        family="client",
+        case="client-patient-python-websocket",
+        mistake="A client drops a message after three tries, tells nobody, and sends the next one.",
+        why="The lock outlasts three ack timeouts: the message is dropped, and the one after it is stored and"
+        " acknowledged.",
+    ),
+    Entry(
+        name="sends_ahead",
+        anomaly="reordered",
+        family="client",
+        case="client-patient-python-websocket",
+        mistake="A client sends each message in a task of its own, again and again, and waits for none of them.",
+        why="The lock ends between two sends of the first message: the one that is posted then is stored before it.",
     ),
 )

@@ -1,0 +1,152 @@
+"""What every sender is to a schedule: it makes messages, hands them over in their order, and waits for them."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from harness import history as h
+from harness import waiting
+from harness.clients import content
+from harness.clients.client import Dialer
+from harness.clients.connection import Connection
+
+Offsets = Literal["random", "counter"]
+
+
+@dataclass(eq=False)
+class Message:
+    """One logical message, as its sender knows it.
+
+    `attempted` is set when its first attempt has begun, `done` when its sender will do nothing more about it.
+    `emitted_on` is the connection of its last attempt, which had sent `bytes_before` until then; `answer_seconds` are
+    the times from an attempt to its acknowledgement, late ones too.
+    """
+
+    id: str
+    content: str
+    offset: str
+    attempts: int = 0
+    emissions: int = 0
+    emitted_on: Connection | None = None
+    bytes_before: int = 0
+    answer_seconds: list[float] = field(default_factory=list)
+    acknowledged: bool = False
+    settled: bool = False
+    attempted: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Author:
+    """Makes the messages of one sender; how they are emitted is for others to say.
+
+    Args:
+        name: lower-case letters.
+        dialer: of the run.
+        policy: that of the sender, see there.
+        random_numbers: of the run.
+        offsets: `random` (a UUID) or `counter`: the connection's id and a counter, as in the tutorial.
+
+    Attributes:
+        messages: all that were posted, in their order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dialer: Dialer,
+        *,
+        policy: h.Policy,
+        random_numbers: random.Random,
+        offsets: Offsets = "random",
+    ) -> None:
+        self.name = name
+        self.policy: h.Policy = policy
+        self.messages: list[Message] = []
+        self._dialer = dialer
+        self._recorder = dialer.recorder
+        # Of its own, and other numbers for new offsets: neither the other senders nor how often messages have to be
+        # sent again may change what the next message is.
+        self._random = random.Random(random_numbers.getrandbits(64))
+        self._random_again = random.Random(random_numbers.getrandbits(64))
+        self._bodies = content.Bodies(self._random, dialer.content)
+        self._offsets = offsets
+        self._patience_seconds = patience_seconds(dialer)
+
+    def post(self, text: str | None = None) -> Message:
+        """Hand over a message and return at once.
+
+        Args:
+            text: its body, to have messages of equal length; else it is drawn from the seed.
+        """
+        sequence = len(self.messages) + 1
+        identity = h.message_id(self._dialer.run, self.name, sequence)
+        own = self._bodies.wrap(identity, self._bodies.deal()) if text is None else content.content(identity, text)
+        counted = f"{self._connection_id()}-{sequence - 1}" if self._offsets == "counter" else None
+        message = Message(identity, own, counted or self._offset(identity, self._random))
+        self.messages.append(message)
+        self._recorder.record(
+            h.Invoke(
+                time=self._recorder.now(),
+                message=identity,
+                sender=self.name,
+                sequence=sequence,
+                content=own,
+                policy=self.policy,
+            )
+        )
+        self.take(message)
+        return message
+
+    async def send(self, text: str | None = None) -> Message:
+        """Wait for a connection, post a message and wait until nothing more will be done about it.
+
+        Neither wait lasts longer than the sender's patience, and neither raises then: the schedule goes on, and
+        what did not settle is in the history. A sender that has lost its patience once does not wait again.
+        """
+        await self._patiently(self.online())
+        message = self.post(text)
+        await self._patiently(message.done.wait())
+        return message
+
+    async def send_many(self, count: int) -> None:
+        """Send messages one after the other."""
+        for _ in range(count):
+            await self.send()
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether it never asks for an acknowledgement, so that only the store can tell what arrived."""
+        return self.policy == "fire-and-forget"
+
+    @property
+    def unsettled(self) -> int:
+        """How many of its messages have not settled."""
+        return sum(not message.settled for message in self.messages)
+
+    def take(self, message: Message) -> None:
+        """Have a message emitted, behind those that were taken before."""
+        raise NotImplementedError
+
+    async def online(self) -> object:
+        """Wait, without a deadline, until it is connected."""
+        raise NotImplementedError
+
+    def _connection_id(self) -> str:
+        raise NotImplementedError
+
+    async def _patiently(self, event: Awaitable[object]) -> None:
+        try:
+            await waiting.within(event, awaited="the sender", timeout_seconds=self._patience_seconds)
+        except waiting.WaitTimeout:
+            self._patience_seconds = 0
+
+    def _offset(self, identity: str, random_numbers: random.Random) -> str:
+        return f"{identity}-{uuid.UUID(int=random_numbers.getrandbits(128), version=4)}"
+
+
+def patience_seconds(dialer: Dialer) -> float:
+    """How long to wait, without any progress, for what may never come: ten ack timeouts, and at least 5 s."""
+    return max(5.0, 10 * dialer.protocol.ack_timeout_seconds)

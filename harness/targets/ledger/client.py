@@ -1,0 +1,86 @@
+"""What the broken clients of the ledger share, and what none of them gets wrong: the connection and the protocol.
+
+A client is driven by JSON lines on standard input and tells what happens on standard output, as the harness's
+`clients/PROTOCOL.md` says. It imports nothing of the harness.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import socketio
+
+Post = dict[str, str]
+_LONGEST_LINE_BYTES = 2**24
+
+
+class Client:
+    """Keeps a connection and emits; `deliver` is called once for each message, in order, and is where mistakes are."""
+
+    def __init__(self, deliver: Callable[["Client", Post], Awaitable[None]]) -> None:
+        self._deliver = deliver
+        self._start: dict[str, Any] = {}
+        self._attempts: dict[str, int] = {}
+        self._connection = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self) -> None:
+        """Emit what standard input says, until it ends."""
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        self._client = socketio.AsyncClient(reconnection=False, handle_sigint=False)
+        lines = asyncio.StreamReader(limit=_LONGEST_LINE_BYTES)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+        self._start = json.loads(await lines.readline())
+        self.spawn(self._stay_connected())
+        while line := await lines.readline():
+            await self._deliver(self, json.loads(line))
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Run in the background."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _stay_connected(self) -> None:
+        url = f"http://127.0.0.1:{self._start['port']}"
+        while True:
+            self._connection += 1
+            try:
+                await self._client.connect(url, transports=[self._start["transport"]])
+            except socketio.exceptions.ConnectionError as error:
+                self._tell("connectfailed", connection=self._connection, client=self._start["name"], reason=str(error))
+                await asyncio.sleep(0.05)
+                continue
+            self._tell("connected", connection=self._connection, client=self._start["name"])
+            await self._client.wait()
+            self._tell("disconnected", connection=self._connection, client=self._start["name"], reason="ended")
+
+    async def attempt(self, post: Post) -> bool:
+        """Emit a message and wait for its acknowledgement, as long as the ack timeout."""
+        message = post["message"]
+        number = self._attempts[message] = self._attempts.get(message, 0) + 1
+        self._tell("attempt", message=message, attempt=number, offset=post["offset"], connection=self._connection)
+        arguments = (post["content"], post["offset"])
+        try:
+            await self._client.call(self._start["event"], arguments, timeout=self._start["ack_timeout_seconds"])
+        except socketio.exceptions.BadNamespaceError as error:
+            self._tell("fail", message=message, attempt=number, reason=str(error))
+            await asyncio.sleep(0.05)
+            return False
+        except socketio.exceptions.TimeoutError:
+            self._tell("info", message=message, attempt=number, reason="no answer", timed_out=True)
+            return False
+        self._tell("ok", message=message, attempt=number, late=False)
+        return True
+
+    def settle(self, post: Post) -> None:
+        """Tell that a message is acknowledged."""
+        self._tell("settled", message=post["message"], outcome="acknowledged")
+
+    def _tell(self, event: str, **what: object) -> None:
+        print(json.dumps({"event": event, "time": time.monotonic(), **what}), flush=True)  # noqa: T201 - the protocol
