@@ -2,13 +2,18 @@
 
 PYTHON ?= python3
 VENV := .venv
+RUNS ?= 20
 READY := $(VENV)/.ready
 
-.PHONY: scenarios test lint bench clean
+.PHONY: scenarios soak test lint bench clean
 
 # Three workers on two cores: a good part of a scenario is waiting for timeouts and restarts.
 scenarios: $(READY)
 	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal
+
+# The same, RUNS times in a row, each with a new seed; then a table of what was not kept each time.
+soak: $(READY)
+	$(VENV)/bin/python -m harness soak --runs $(RUNS)
 
 test: $(READY)
 	$(VENV)/bin/pytest tests -n 3 --dist worksteal -q

@@ -1,17 +1,19 @@
-"""`python -m harness recheck RUN` and `python -m harness render RUN`: saved runs, with nothing running."""
+"""`python -m harness`: `recheck` and `render` saved runs, with nothing running; `soak` runs all scenarios often."""
 
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import report
+import msgspec
+
+from harness import repeat, report, soak
 from harness.errors import HarnessError
 from harness.report import run, summary, terminal
 from harness.report.run import RunFolder
 from harness.report.text import one_line
-from harness.scenario import Declared, Result, decide
+from harness.scenario import Declared, Result, decide, worst_of
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _RUN_HELP = "a run folder, or the name of a run in reports/ ('latest' for the newest)"
@@ -21,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        folder = run.find(options.run, Path.cwd(), _PROJECT)
-        status: int = options.command(folder)
+        status: int = options.act(options)
     except HarnessError as error:
         sys.stderr.write(f"error: {one_line(str(error))}\n")
         return summary.EXIT_STATUS["error"]
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness", description="Judge and render saved runs again.")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness", description="Judge and render saved runs again, or run all scenarios often."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, what in (
         ("recheck", recheck, "judge the saved histories again; nothing is written; exits like the gate"),
@@ -38,8 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = commands.add_parser(name, help=what, description=what)
         sub.add_argument("run", metavar="RUN", help=_RUN_HELP)
-        sub.set_defaults(command=command)
+        sub.set_defaults(act=_on_saved(command))
+    soak.add_parser(commands)
     return parser
+
+
+def _on_saved(command: Callable[[Path], int]) -> Callable[[argparse.Namespace], int]:
+    return lambda options: command(run.find(options.run, Path.cwd(), _PROJECT))
 
 
 def render(folder: Path) -> int:
@@ -66,14 +74,34 @@ def recheck(folder: Path) -> int:
 
 
 def _judge(saved: RunFolder, declared: Declared) -> Result:
-    histories = run.load_histories(saved.path / declared.id)
+    if saved.plan.repeat > 1:
+        return _judge_repetitions(saved, declared)
     before = saved.results.get(declared.id)
+    return _judge_once(saved, declared, saved.path / declared.id, before.seconds if before else 0.0)
+
+
+def _judge_repetitions(saved: RunFolder, declared: Declared) -> Result:
+    """Judge every repetition again; fewer than planned can only be an error."""
+    planned = saved.plan.repeat
+    results = []
+    for folder in run.repetitions_in(saved.path / declared.id, planned):
+        replay = run.load_declared(folder).replay
+        own = msgspec.structs.replace(declared, replay=replay)
+        results.append(_judge_once(saved, own, folder, run.saved_seconds(folder)))
+    if len(results) < planned and all(result.verdict != "error" for result in results):
+        missing = f"{saved.path / declared.id} holds {len(results)} of {planned} repetitions"
+        raise HarnessError(saved.unfinished.get(declared.id, missing))
+    return worst_of(results, repeat.seeds(saved.plan.seed, planned), planned)
+
+
+def _judge_once(saved: RunFolder, declared: Declared, folder: Path, seconds: float) -> Result:
+    histories = run.load_histories(folder)
     if not histories:
-        raise HarnessError(saved.unfinished.get(declared.id, f"{saved.path / declared.id} holds no history"))
+        raise HarnessError(saved.unfinished.get(declared.id, f"{folder} holds no history"))
     try:
-        return decide(declared, histories, before.seconds if before else 0.0)
+        return decide(declared, histories, seconds)
     except HarnessError as error:
-        raise HarnessError(f"{saved.path / declared.id}: {error}") from error
+        raise HarnessError(f"{folder}: {error}") from error
 
 
 def _say(saved: RunFolder, declared: Declared, judged: Result | None, unfinished: str | None) -> None:

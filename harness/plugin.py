@@ -10,6 +10,7 @@ import random
 import secrets
 import shlex
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import report, scenario, system, target
+from harness import repeat, report, scenario, system, target
 from harness.errors import HarnessError, TargetError
 from harness.install import locate
 from harness.report import run as run_folder
@@ -38,6 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the system under test: a target.toml, its folder, or the name of a shipped target (default: reference)",
     )
     group.addoption("--seed", type=int, default=None, help="repeat the random choices of a run (default: a new seed)")
+    group.addoption(
+        "--repeat",
+        type=repeat.count,
+        default=1,
+        metavar="N",
+        help="run each scenario N times, each time with another seed, and report the worst (default: 1)",
+    )
     group.addoption(
         "--toxiproxy-url", default=None, metavar="URL", help="use this running Toxiproxy instead of one of our own"
     )
@@ -80,6 +88,7 @@ class Gate:
         self.not_offered: list[run_folder.Omitted] = []
         self._config = config
         self._target_option = str(config.getoption("--target"))
+        self._repeat: int = config.getoption("--repeat")
         self._toxiproxy_url: str | None = config.getoption("--toxiproxy-url")
         self._runner = asyncio.Runner()
         self._toxiproxy: Toxiproxy | None = None
@@ -106,10 +115,11 @@ class Gate:
             target=run_folder.TestedTarget(self.target.name, str(self.target.path)),
             claims=msgspec.to_builtins(self.target.claims),
             seed=self.settings.seed,
-            planned=[self.declare(item.case, item.nodeid, item.title) for item in items],
+            planned=[self._declare(item, self._again(self.settings.seed)) for item in items],
             not_offered=self.not_offered,
             command=self.settings.command,
             environment=self._environment(),
+            repeat=self._repeat,
         )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -117,13 +127,14 @@ class Gate:
             raise HarnessError(f"cannot make the run folder {self.folder}: {error.strerror}") from error
         run_folder.write_atomically(path, msgspec.json.encode(plan))
 
-    def declare(self, case: Case, nodeid: str, title: str) -> Declared:
-        """What is known of a case before it runs."""
-        file, _, name = nodeid.partition("::")  # relative to the root, which need not be where the user is
+    def _declare(self, item: "ScenarioItem", again: list[str]) -> Declared:
+        """What is known of a scenario, or of one repetition, before it runs."""
+        file, _, name = item.nodeid.partition("::")  # relative to the root, which need not be where the user is
         here = os.path.relpath(self._config.rootpath / file, self._config.invocation_params.dir)
-        replay = ["pytest", f"{here}::{name}", "--seed", str(self.settings.seed), "--target", self._target_option]
+        replay = ["pytest", f"{here}::{name}", *again, "--target", self._target_option]
         if self._toxiproxy_url is not None:
             replay += ["--toxiproxy-url", self._toxiproxy_url]
+        case = item.case
         controls = [
             run.control.name for run in scenario.runs(case, self.target) if run.role == "control" and run.control
         ]
@@ -132,11 +143,15 @@ class Gate:
             family=case.scenario.family,
             client=case.client,
             transport=case.transport,
-            title=title,
-            nodeid=nodeid,
+            title=item.title,
+            nodeid=item.nodeid,
             replay=shlex.join(replay),
             controls=controls,
         )
+
+    def _again(self, seed: int) -> list[str]:
+        """The options that replay a scenario with all of its repetitions."""
+        return ["--seed", str(seed), *(["--repeat", str(self._repeat)] if self._repeat > 1 else [])]
 
     def _environment(self) -> dict[str, str]:
         packages = ("midemit", "python-socketio", "python-engineio", "aiohttp", "toxiproxy-python")
@@ -169,15 +184,45 @@ class Gate:
     async def _preflight(self, folder: Path) -> None:
         await system.preflight(self.target, await self._running_toxiproxy(), folder)
 
-    def run(self, declared: Declared, case: Case) -> Result:
-        """Run a case and leave its histories and its verdict in its folder."""
-        folder = self.folder / case.id
+    def run(self, item: "ScenarioItem") -> Result:
+        """Run a case as often as it is planned, and leave its verdict in its folder: of several, the worst."""
+        folder = self.folder / item.case.id
+        declared = self._declare(item, self._again(self.settings.seed))
+        if self._repeat == 1:
+            return self._run_once(declared, item.case, folder, self.settings.seed)
+        _begin(folder, declared)
+        seeds = repeat.seeds(self.settings.seed, self._repeat)
+        result = scenario.worst_of(self._repetitions(item, folder, seeds), seeds, self._repeat)
+        run_folder.write_atomically(folder / "verdict.json", msgspec.json.encode(result))
+        return result
+
+    def _repetitions(self, item: "ScenarioItem", folder: Path, seeds: Sequence[int]) -> list[Result]:
+        """Run every repetition, whatever came of those before, for as long as anything can run at all."""
+        results: list[Result] = []
+        for number, seed in enumerate(seeds, start=1):
+            place = folder / repeat.folder(number, len(seeds))
+            results.append(self._run_once(self._declare(item, ["--seed", str(seed)]), item.case, place, seed))
+            if results[-1].verdict == "error" and number < len(seeds) and self._is_unusable(place):
+                break
+        return results
+
+    def _is_unusable(self, place: Path) -> bool:
+        """Whether Toxiproxy or the target is what failed: then not even one message can be sent and read back."""
+        folder = place / "preflight"
         folder.mkdir()
-        run_folder.write_atomically(folder / "scenario.json", msgspec.json.encode(declared))
+        try:
+            self._runner.run(self._preflight(folder))
+        except HarnessError:
+            return True
+        return False
+
+    def _run_once(self, declared: Declared, case: Case, folder: Path, seed: int) -> Result:
+        """Run a case once and leave its histories and its verdict in `folder`."""
+        _begin(folder, declared)
         began = time.monotonic()
         failure = None
         try:
-            self._runner.run(self._perform(case, folder))
+            self._runner.run(self._perform(case, folder, seed))
         except HarnessError as error:
             failure = str(error)
         seconds = time.monotonic() - began
@@ -187,12 +232,12 @@ class Gate:
         run_folder.write_atomically(folder / "verdict.json", msgspec.json.encode(result))
         return result
 
-    async def _perform(self, case: Case, folder: Path) -> None:
+    async def _perform(self, case: Case, folder: Path, seed: int) -> None:
         toxiproxy = await self._running_toxiproxy()
         for run in scenario.runs(case, self.target):
             place = folder / run.folder
             place.mkdir()
-            await system.perform(case, run, self.target, toxiproxy, place, self.settings.seed)
+            await system.perform(case, run, self.target, toxiproxy, place, seed)
 
     async def _running_toxiproxy(self) -> Toxiproxy:
         if self._toxiproxy is None:
@@ -208,6 +253,12 @@ class Gate:
         if self._toxiproxy is not None:
             self._runner.run(self._toxiproxy.stop())
         self._runner.close()
+
+
+def _begin(folder: Path, declared: Declared) -> None:
+    """Make the folder of a scenario, or of one repetition."""
+    folder.mkdir()
+    run_folder.write_atomically(folder / "scenario.json", msgspec.json.encode(declared))
 
 
 _GATE = pytest.StashKey[Gate]()
@@ -231,7 +282,7 @@ class ScenarioItem(pytest.Item):
             ScenarioError: it is not kept.
         """
         gate = self.config.stash[_GATE]
-        result = gate.run(gate.declare(self.case, self.nodeid, self.title), self.case)
+        result = gate.run(self)
         self.user_properties.append(("midemit", terminal.line(result)))
         if result.verdict == "not offered":
             pytest.skip(result.why)

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from harness import checker
+from harness import checker, repeat
 from harness import history as h
 from harness.checker import Anomaly, Judgement, Kind, VerdictWord
 from harness.history import History
+from harness.repeat import Repeated
 from harness.target import Target
 
 TRANSPORTS = ("websocket", "polling")
@@ -240,10 +241,11 @@ class Declared(msgspec.Struct):
     controls: list[str]
 
 
-class Result(msgspec.Struct):
+class Result(msgspec.Struct, omit_defaults=True):
     """The verdict on a case; `verdict.json` in its folder.
 
     `not offered` is a case whose target resists every control by being better: nothing is proven, nothing accused.
+    Of a case that ran several times it is the worst verdict, with the `seconds` of all.
     """
 
     id: str
@@ -263,6 +265,7 @@ class Result(msgspec.Struct):
     worst_delay_seconds: float | None
     seconds: float
     replay: str
+    repeated: Repeated | None = None
 
 
 def decide(declared: Declared, histories: Mapping[str, History], seconds: float) -> Result:
@@ -289,6 +292,23 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
         worst_delay_seconds=claim.worst_delay_seconds if claim else None,
         seconds=round(seconds, 3),
         replay=declared.replay,
+    )
+
+
+def worst_of(results: Sequence[Result], seeds: Sequence[int], planned: int) -> Result:
+    """Make one verdict of a case's repetitions.
+
+    Args:
+        results: of the repetitions that ran, at least one, in their order.
+        seeds: of the repetitions.
+        planned: how many repetitions there should have been.
+    """
+    verdicts = [result.verdict for result in results]
+    worst = repeat.worst(verdicts)
+    return msgspec.structs.replace(
+        results[worst],
+        seconds=round(sum(result.seconds for result in results), 3),
+        repeated=Repeated(planned, worst + 1, seeds[worst], repeat.tally(verdicts)),
     )
 
 

@@ -140,3 +140,67 @@ def test_latest_is_found_from_any_directory_below(built: RunBuilder) -> None:
     done = subprocess.run(command, cwd=below, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("kept      lock-long-python-polling")
+
+
+# -- repetitions -------------------------------------------------------------------------------------------------
+
+OFTEN = "lock-often-python-polling"
+
+
+def test_recheck_judges_every_repetition_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The worst repetition decides again, nothing is written, and nothing differs."""
+    built = RunBuilder(tmp_path / "one", repeat=3)
+    built.repeat(declared(OFTEN), samples.claim(), samples.broken_claim("lost"), samples.claim())
+    before = files(built.folder)
+    assert main(["recheck", str(built.folder)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"broken    {OFTEN}  (broken in 1 of 3 runs, ")
+    assert lines[1].startswith("broken: ")
+    assert files(built.folder) == before
+
+
+def test_recheck_finds_what_a_repetition_hid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Saved verdicts count for nothing: the history of any repetition can turn the scenario broken."""
+    built = RunBuilder(tmp_path / "one", repeat=3)
+    built.repeat(declared(OFTEN), *[samples.claim()] * 3)
+    history = built.folder / OFTEN / "repeat-03" / "claim" / "history.jsonl"
+    history.write_bytes(samples.encoded(samples.broken_claim("lost")))
+    assert main(["recheck", str(built.folder)]) == 1
+    out = capsys.readouterr().out
+    assert f"broken    {OFTEN}  (broken in 1 of 3 runs, " in out
+    assert "differs: verdict.json says kept" in out
+
+
+def test_recheck_does_not_forget_a_repetition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A scenario with fewer repetitions than planned is an error, though those that are there are kept."""
+    built = RunBuilder(tmp_path / "one", repeat=3)
+    built.repeat(declared(OFTEN), samples.claim(), samples.claim())
+    assert main(["recheck", str(built.folder)]) == 3
+    assert "it did not finish: 2 of 3 repetitions have a verdict" in capsys.readouterr().out
+    built = RunBuilder(tmp_path / "two", repeat=3)
+    built.repeat(declared(OFTEN), *[samples.claim()] * 3)
+    (built.folder / OFTEN / "repeat-02").rename(built.folder / OFTEN / "elsewhere")
+    assert main(["recheck", str(built.folder)]) == 3
+    assert "holds 1 of 3 repetitions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["scenario.json", "verdict.json", "claim/history.jsonl"])
+def test_recheck_names_a_damaged_file_of_a_repetition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A file that cannot be read makes its scenario an error that names it."""
+    built = RunBuilder(tmp_path / "one", repeat=2)
+    built.repeat(declared(OFTEN), samples.claim(), samples.claim())
+    (built.folder / OFTEN / "repeat-02" / name).write_bytes(b"{\n")
+    assert main(["recheck", str(built.folder)]) == 3
+    assert f"repeat-02/{name}" in capsys.readouterr().out
+
+
+def test_render_shows_the_worst_repetition(tmp_path: Path) -> None:
+    """Rendering again says how often, and carries the seed."""
+    built = RunBuilder(tmp_path / "one", repeat=2)
+    worst = built.repeat(declared(OFTEN), samples.claim(), samples.broken_claim("lost"))
+    assert main(["render", str(built.folder)]) == 0
+    summary = msgspec.json.decode((built.folder / "summary.json").read_bytes())
+    assert summary["scenarios"][0]["repeated"] == msgspec.to_builtins(worst.repeated)
+    assert "broken in 1 of 2 runs" in (built.folder / "index.html").read_text(encoding="utf-8")

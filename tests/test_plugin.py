@@ -12,8 +12,10 @@ import msgspec
 import pytest
 
 from harness import history as h
+from harness.__main__ import main
 from harness.history import History
 from harness.plugin import _decides
+from harness.repeat import seeds
 from harness.report.run import HISTORY
 from harness.report.summary import Summary
 from tests.runs import Ran, Running, run, running, wait_until
@@ -28,7 +30,7 @@ CONFIGURATION = """
 addopts = -p harness.plugin --import-mode=importlib
 """
 HEAD = """
-import asyncio, os, pathlib, signal
+import asyncio, os, pathlib, signal, sqlite3
 from harness.scenario import scenario
 """
 KEPT = '''
@@ -60,6 +62,46 @@ async def test_dies(system):
     await (await system.sender("alice")).send()
     os.kill(os.getpid(), signal.SIGKILL)
 '''
+UNLUCKY = '''
+@scenario(family="unlucky")
+async def test_unlucky(system):
+    """A message is lost where the seed says so."""
+    await (await system.sender("alice")).send_many(2)
+    if int(system._token, 16) % 4 == 0:
+        database = sqlite3.connect(system.store._path)
+        database.execute("DELETE FROM messages WHERE id = 1")
+        database.commit()
+        database.close()
+'''
+DIES_LATER = '''
+@scenario(family="dies-later")
+async def test_dies_later(system):
+    """The process that runs the schedule is killed in the second repetition."""
+    await (await system.sender("alice")).send()
+    if "repeat-02" in system._folder.parts:
+        os.kill(os.getpid(), signal.SIGKILL)
+'''
+WEARS_OUT = '''
+@scenario(family="wears-out")
+async def test_wears_out(system):
+    """After the second repetition the server does not start any more."""
+    await (await system.sender("alice")).send()
+    if "repeat-02" in system._folder.parts:
+        pathlib.Path("worn-out").touch()
+'''
+WEARING_OUT = """
+schema = 1
+name = "wearing-out"
+[server]
+command = ["sh", "-c", "test ! -e worn-out && exec \\"$@\\"", "sh", "{python}", "-m", "harness.targets.reference",
+           "--port", "{port}", "--database", "{database}"]
+[protocol]
+event = "chat message"
+[store]
+kind = "sqlite"
+location = "{database}"
+rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
+"""
 HANGS = '''
 @scenario(family="hangs", variants={"one": {}, "two": {}})
 async def test_hangs(system):
@@ -342,6 +384,127 @@ def test_two_scenarios_with_one_id_are_refused(tmp_path: Path) -> None:
     assert ran.output.count("error: two scenarios have the id unproven-python-") == 1
     assert "INTERNALERROR" not in ran.output
     assert not ran.reports.exists()
+
+
+# -- repetitions -------------------------------------------------------------------------------------------------
+
+UNLUCKY_CASE = "unlucky-python-websocket"
+UNLUCKY_SEED = 16  # of its first four repetitions only the third is unlucky
+
+
+@pytest.fixture(scope="module")
+def unlucky(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A scenario that is broken in one of four repetitions."""
+    place = project(tmp_path_factory.mktemp("unlucky") / "project", UNLUCKY)
+    return run(place.parent, "-k", UNLUCKY_CASE, "--seed", str(UNLUCKY_SEED), "--repeat", "4", cwd=place)
+
+
+def verdicts_of_repetitions(ran: Ran, scenario: str) -> list[str]:
+    """The verdict of each repetition that has one, in their order."""
+    paths = sorted((ran.folder / scenario).glob("repeat-*/verdict.json"))
+    return [msgspec.json.decode(path.read_bytes())["verdict"] for path in paths]
+
+
+def test_one_broken_repetition_is_broken(unlucky: Ran) -> None:
+    """Every repetition runs, one is broken, and so the scenario and the gate are."""
+    assert verdicts_of_repetitions(unlucky, UNLUCKY_CASE) == ["kept", "kept", "broken", "kept"], unlucky.output
+    assert (unlucky.verdicts, unlucky.status) == ({UNLUCKY_CASE: "broken"}, 1)
+    assert unlucky.anomalies(UNLUCKY_CASE) == {"lost", "phantom"}
+    assert unlucky.scenarios[UNLUCKY_CASE]["repeated"] == {
+        "planned": 4,
+        "worst": 3,
+        "seed": seeds(UNLUCKY_SEED, 4)[2],
+        "verdicts": {"broken": 1, "kept": 3},
+    }
+
+
+def test_repeated_scenario_is_one_line_that_says_how_often(unlucky: Ran) -> None:
+    """The terminal has one line for the scenario, and its trouble says how often, which, and how to replay it."""
+    lines = unlucky.output.splitlines()
+    assert [line for line in lines if line.startswith(f"broken    {UNLUCKY_CASE}  (broken in 1 of 4 runs, ")]
+    seed = seeds(UNLUCKY_SEED, 4)[2]
+    said = f"          repeated: broken in 1 of 4 runs, kept in 3; this is run 3 of 4, with seed {seed}"
+    assert lines.count(said) == 1
+    assert lines.count(f"          replay: {unlucky.scenarios[UNLUCKY_CASE]['replay']}") == 1
+
+
+def test_replay_runs_the_broken_repetition_again(unlucky: Ran, tmp_path: Path) -> None:
+    """The replay command needs no --repeat: its seed is that of the repetition, contents and all."""
+    program, *arguments = shlex.split(unlucky.scenarios[UNLUCKY_CASE]["replay"])
+    assert (program, "--repeat" in arguments) == ("pytest", False)
+    again = run(tmp_path, *arguments, cwd=unlucky.reports.parent.parent / "project")
+    assert (again.verdicts, again.status) == ({UNLUCKY_CASE: "broken"}, 1), again.output
+    assert sent(again, UNLUCKY_CASE) == sent(unlucky, f"{UNLUCKY_CASE}/repeat-03")
+    assert sent(again, UNLUCKY_CASE) != sent(unlucky, f"{UNLUCKY_CASE}/repeat-01")
+
+
+def test_first_repetition_has_the_seed_of_the_run(unlucky: Ran, tmp_path: Path) -> None:
+    """Without --repeat, and with --repeat 1, a seed does what it does in the first repetition, in the old layout."""
+    place = unlucky.reports.parent.parent / "project"
+    for repeated in ([], ["--repeat", "1"]):
+        once = run(tmp_path, "-k", UNLUCKY_CASE, "--seed", str(UNLUCKY_SEED), *repeated, cwd=place)
+        assert (once.verdicts, once.status) == ({UNLUCKY_CASE: "kept"}, 0), once.output
+        assert sent(once, UNLUCKY_CASE) == sent(unlucky, f"{UNLUCKY_CASE}/repeat-01")
+        names = {path.name for path in (once.folder / UNLUCKY_CASE).iterdir()}
+        assert names == {"claim", "scenario.json", "verdict.json"}
+        assert "repeated" not in once.scenarios[UNLUCKY_CASE]
+        assert " runs" not in once.output
+
+
+def test_plan_says_how_many_repetitions_there_are(unlucky: Ran) -> None:
+    """The plan, written before anything ran, has their number; its replay command runs all of them."""
+    plan = msgspec.json.decode((unlucky.folder / "plan.json").read_bytes())
+    assert plan["repeat"] == 4
+    assert f"--seed {UNLUCKY_SEED} --repeat 4" in plan["planned"][0]["replay"]
+
+
+def test_saved_repetitions_are_judged_and_rendered_again(unlucky: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real run of repetitions is rechecked without a difference, and rendered."""
+    assert main(["recheck", str(unlucky.folder)]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"broken    {UNLUCKY_CASE}  (broken in 1 of 4 runs, ")
+    assert second.startswith("broken: ")
+    before = (unlucky.folder / "index.html").read_bytes()
+    assert main(["render", str(unlucky.folder)]) == 0
+    assert (unlucky.folder / "index.html").read_bytes() == before
+    assert f"{UNLUCKY_CASE}/repeat-03/claim/history.jsonl" in before.decode()
+
+
+@pytest.mark.parametrize("text", ["0", "1001", "-1", "two", "1.5", ""])
+def test_impossible_number_of_repetitions_is_a_usage_error(text: str, tmp_path: Path) -> None:
+    """What is no number from 1 to 1000 is refused before anything runs."""
+    ran = run(tmp_path, "scenarios", f"--repeat={text}")
+    assert ran.status == 4
+    assert f"argument --repeat: {text!r} is not a whole number from 1 to 1000" in ran.output
+    assert "Traceback" not in ran.output
+    assert not ran.reports.exists()
+
+
+def test_killed_repetition_leaves_its_scenario_unfinished(tmp_path: Path) -> None:
+    """A worker that is killed in the second of three repetitions leaves no verdict, though the first was kept."""
+    case = "dies-later-python-polling"
+    ran = run(tmp_path, "-n", "1", "-k", case, "--repeat", "3", cwd=project(tmp_path / "project", DIES_LATER))
+    assert (ran.status, ran.summary["ran"], ran.verdicts) == (3, 0, {case: "error"}), ran.output
+    assert ran.scenarios[case]["why"] == "it did not finish: 1 of 3 repetitions have a verdict (kept 1)"
+    assert ran.scenarios[case]["replay"].count("--repeat 3") == 1
+
+
+def test_mistake_in_a_schedule_does_not_end_the_repetitions(tmp_path: Path) -> None:
+    """As long as the target can be used, every repetition runs, whatever came of those before."""
+    case = "raises-python-websocket"
+    ran = run(tmp_path, "-k", case, "--repeat", "3", cwd=project(tmp_path / "project", RAISES))
+    assert (ran.status, verdicts_of_repetitions(ran, case)) == (3, ["error"] * 3), ran.output
+    assert f"error     {case}  (error in 3 of 3 runs, " in ran.output
+
+
+def test_unusable_target_ends_the_repetitions(tmp_path: Path) -> None:
+    """When no server starts any more, the error is the verdict, and what did not run is counted."""
+    case, place = "wears-out-python-websocket", project(tmp_path / "project", WEARS_OUT)
+    (place / "target.toml").write_text(WEARING_OUT)
+    ran = run(tmp_path, "-k", case, "--repeat", "5", "--target", "target.toml", cwd=place)
+    assert (ran.status, verdicts_of_repetitions(ran, case)) == (3, ["kept", "kept", "error"]), ran.output
+    assert f"error     {case}  (error in 1 of 5 runs, " in ran.output
+    assert "repeated: error in 1 of 5 runs, kept in 2, 2 did not run; this is run 3 of 5" in ran.output
 
 
 # -- runs beside each other, and runs that end before their time -------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from harness import history as h
 from harness import scenario as s
 from harness.history import History
+from harness.repeat import Repeated
 from harness.target import Claims, Controls, Protocol, Server, Store, Target
 from tests.histories import Script
 
@@ -543,3 +544,22 @@ def test_result_carries_the_claim_and_what_was_declared() -> None:
     assert [bite.seen for bite in result.bites] == [True]
     assert result.recovery_seconds is not None
     assert "lost" in result.why
+
+
+# -- repetitions -------------------------------------------------------------------------------------------------
+
+
+def test_repetitions_have_the_verdict_of_the_worst() -> None:
+    """Of several results the first of the worst stands, with its number and seed; the seconds are those of all."""
+    results = [decided([], {"claim": claim}) for claim in (kept(), BROKEN, UNPROVEN, BROKEN)]
+    worst = s.worst_of(results, [20, 21, 22, 23], 4)
+    assert (worst.verdict, worst.anomalies, worst.counts) == ("broken", results[1].anomalies, results[1].counts)
+    assert worst.repeated == Repeated(4, 2, 21, {"broken": 2, "unproven": 1, "kept": 1})
+    assert worst.seconds == 4.94
+    assert results[1].repeated is None
+
+
+def test_repetitions_that_are_all_kept_are_kept() -> None:
+    """Then the first repetition stands for all."""
+    worst = s.worst_of([decided([], {"claim": kept()})] * 3, [20, 21, 22], 3)
+    assert (worst.verdict, worst.repeated) == ("kept", Repeated(3, 1, 20, {"kept": 3}))

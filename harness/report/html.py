@@ -17,7 +17,7 @@ from harness.history import Bitten
 from harness.report import story
 from harness.report.run import HISTORY, RunFolder
 from harness.report.story import Story, Told
-from harness.report.summary import WEIGHT, ScenarioSummary, Summary
+from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
 from harness.report.text import anchor, body, one_line, ranges, times, visible
 from harness.scenario import ControlResult
 
@@ -160,10 +160,10 @@ def _views(folder: Path, summary: Summary) -> list[View]:
     scenarios = sorted(summary.scenarios, key=lambda scenario: WEIGHT.index(scenario.verdict))
     troubled = sum(bool(scenario.anomalies or scenario.reported) for scenario in scenarios)
     share = max(1, _STORIES // max(1, troubled))
-    return [_view(folder / scenario.id, scenario, share) for scenario in scenarios]
+    return [_view(folder, judged(folder, scenario), scenario, share) for scenario in scenarios]
 
 
-def _view(folder: Path, scenario: ScenarioSummary, share: int) -> View:
+def _view(run_folder: Path, folder: Path, scenario: ScenarioSummary, share: int) -> View:
     told, note = None, None
     if scenario.anomalies or scenario.reported:
         try:
@@ -177,7 +177,7 @@ def _view(folder: Path, scenario: ScenarioSummary, share: int) -> View:
         cards,
         listed,
         [ControlView(control, _bites(folder / f"control-{control.name}" / HISTORY)) for control in scenario.controls],
-        list(_raw(folder)),
+        list(_raw(run_folder, folder)),
         note,
     )
 
@@ -224,11 +224,11 @@ def _bites(history: Path) -> list[Bitten]:
         return []  # the control's own verdict says that it left no history
 
 
-def _raw(folder: Path) -> Iterable[RawRun]:
+def _raw(run_folder: Path, folder: Path) -> Iterable[RawRun]:
     runs = (path for path in folder.glob("*/") if path.is_dir())
     for run in sorted(runs, key=lambda path: (path.name != "claim", path.name)):
         files = [
-            File(path.name, "/".join(quote(part, safe="") for part in (folder.name, run.name, path.name)))
+            File(path.name, "/".join(quote(part, safe="") for part in path.relative_to(run_folder).parts))
             for path in sorted(run.iterdir())
             if path.is_file()
         ]

@@ -31,7 +31,13 @@ def render(run: RunFolder, summary: Summary) -> bytes:
 def _scenario(scenario: ScenarioSummary, seed: int) -> ET.Element:
     case = _case(scenario.family, scenario.id, scenario.seconds)
     counts = [(name, str(count)) for name, count in scenario.counts.items()]
-    own = [("verdict", scenario.verdict), ("seed", str(seed)), ("replay", scenario.replay)]
+    repeated = scenario.repeated
+    own = [
+        ("verdict", scenario.verdict),
+        ("seed", str(repeated.seed if repeated else seed)),
+        ("replay", scenario.replay),
+        *([("repeated", repeated.sentence)] if repeated else []),
+    ]
     _properties(case, [*own, *counts])
     if scenario.verdict in ("broken", "unproven"):
         _outcome(case, "failure", scenario.verdict, scenario.why, _details(scenario))

@@ -1,8 +1,10 @@
 """A run folder on disk: what was planned, what came of it, and why the rest did not finish."""
 
+import itertools
 import os
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +12,8 @@ import msgspec
 
 from harness.errors import HarnessError
 from harness.history import History
+from harness.repeat import Count, tally, worst
+from harness.repeat import folder as repetition
 from harness.scenario import CONTROLS, Declared, Result
 
 HISTORY = "history.jsonl"
@@ -37,7 +41,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run set out to do; `plan.json`, written before the first scenario.
 
     `planned` is what is selected; `not_offered` is what the target offers nothing for, `missing` what this machine
-    lacks something for. `started` is an ISO 8601 time, `command` the whole command line.
+    lacks something for. `started` is an ISO 8601 time, `command` the whole command line. Each scenario runs `repeat`
+    times.
     """
 
     schema: int = 1
@@ -51,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     missing: list[Omitted] = []
     command: str
     environment: dict[str, str]
+    repeat: Count = 1
 
 
 class Preflight(msgspec.Struct, frozen=True):
@@ -90,7 +96,7 @@ def load(folder: Path) -> RunFolder:
     results, unfinished = {}, {}
     for declared in plan.planned:
         try:
-            results[declared.id] = _result(folder / declared.id, declared, error)
+            results[declared.id] = _result(folder / declared.id, declared, plan, error)
         except HarnessError as reason:
             unfinished[declared.id] = str(reason)
     return RunFolder(folder, plan, error, results, unfinished)
@@ -103,6 +109,25 @@ def load_histories(folder: Path) -> dict[str, History]:
         HarnessError: one cannot be read.
     """
     return {path.parent.name: History.load(path) for path in sorted(folder.glob(f"*/{HISTORY}"))}
+
+
+def load_declared(folder: Path) -> Declared:
+    """What is known of the scenario, or of the repetition, whose folder this is.
+
+    Raises:
+        HarnessError: it cannot be read.
+    """
+    return _read(folder / "scenario.json", Declared)
+
+
+def saved_seconds(folder: Path) -> float:
+    """How long the scenario, or the repetition, whose folder this is took; 0 where it has no verdict.
+
+    Raises:
+        HarnessError: its verdict cannot be read.
+    """
+    path = folder / "verdict.json"
+    return _read(path, Result).seconds if path.exists() else 0.0
 
 
 def _read(path: Path, kind: type[_T]) -> _T:
@@ -126,22 +151,57 @@ def _check(path: Path, plan: Plan) -> None:
             raise HarnessError(f"{path} is damaged: the scenario {scenario!r} is planned twice")
 
 
-def _result(folder: Path, declared: Declared, preflight_error: str | None) -> Result:
+def _result(folder: Path, declared: Declared, plan: Plan, preflight_error: str | None) -> Result:
     path = folder / "verdict.json"
     if path.exists():
         result = _read(path, Result)
         if result.id != declared.id:
             raise HarnessError(f"{path} is damaged: it is the verdict of {result.id!r}")
+        _check_repeated(path, result, plan.repeat)
         return result
     if preflight_error is not None:
         first = next(iter(preflight_error.splitlines()), "")
         raise HarnessError(f"it did not run: no scenario could: {first}")
+    if plan.repeat > 1 and (repetitions := repetitions_in(folder, plan.repeat)):
+        raise HarnessError(_unfinished(repetitions, plan.repeat))
     begun = [path.parent.name for path in sorted(folder.glob(f"*/{HISTORY}"), key=_age)]
     if begun:
         raise HarnessError(f"it did not finish: the run ended during its {begun[-1]}")
     if (folder / "scenario.json").exists():
         raise HarnessError("it did not finish: the run ended before its first message")
     raise HarnessError("it did not run: the run ended before it")
+
+
+def _check_repeated(path: Path, result: Result, planned: int) -> None:
+    """The verdict has to be of as many repetitions as were planned; fewer can only be an error."""
+    repeated = result.repeated
+    if (repeated.planned if repeated else 1) != planned:
+        told = f"it is of {repeated.planned if repeated else 1} repetitions, and {planned} were planned"
+        raise HarnessError(f"{path} is damaged: {told}")
+    if repeated is None:
+        return
+    if repeated.ran > planned or repeated.worst > planned or next(iter(repeated.verdicts), "") != result.verdict:
+        raise HarnessError(f"{path} is damaged: its repetitions do not add up to its verdict")
+    if repeated.ran < planned and result.verdict != "error":
+        raise HarnessError(f"it did not finish: {repeated.ran} of {planned} repetitions have a verdict")
+
+
+def repetitions_in(folder: Path, planned: int) -> list[Path]:
+    """The folders of the repetitions in a scenario's folder, in their order, as far as they have begun."""
+    places = (folder / repetition(number, planned) for number in range(1, planned + 1))
+    return list(itertools.takewhile(Path.is_dir, places))
+
+
+def _unfinished(repetitions: Sequence[Path], planned: int) -> str:
+    """How far a repeated scenario came; a broken repetition before the end is not lost sight of."""
+    finished = [_read(path, Result) for folder in repetitions if (path := folder / "verdict.json").exists()]
+    if not finished:
+        return f"it did not finish: the run ended during the first of {planned} repetitions"
+    verdicts = [result.verdict for result in finished]
+    counts = ", ".join(f"{word} {count}" for word, count in tally(verdicts).items())
+    told = f"it did not finish: {len(finished)} of {planned} repetitions have a verdict ({counts})"
+    first = finished[worst(verdicts)]
+    return told if first.verdict == "kept" else f"{told}; {first.verdict}: {first.replay}"
 
 
 def _age(path: Path) -> tuple[int, str]:

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from harness.checker import Anomaly, VerdictWord
 from harness.history import Bitten
+from harness.repeat import Repeated
 from harness.report.run import Omitted, RunFolder
 from harness.report.text import times
 from harness.scenario import ControlResult, Declared, Result
@@ -26,8 +28,11 @@ class Bite(msgspec.Struct, frozen=True):
     evidence: str
 
 
-class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One planned scenario. `anomalies` break what the target claims, `reported` do not."""
+class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One planned scenario. `anomalies` break what the target claims, `reported` do not.
+
+    Of one that ran several times it is the worst repetition, with the `seconds` of all.
+    """
 
     id: str
     family: str
@@ -44,6 +49,7 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True):
     recovery_seconds: float | None
     seconds: float
     replay: str
+    repeated: Repeated | None = None
 
     @property
     def variant(self) -> str:
@@ -122,6 +128,7 @@ def of_result(result: Result) -> ScenarioSummary:
         recovery_seconds=result.recovery_seconds,
         seconds=result.seconds,
         replay=result.replay,
+        repeated=result.repeated,
     )
 
 
@@ -144,6 +151,12 @@ def of_unfinished(declared: Declared, why: str) -> ScenarioSummary:
         seconds=0.0,
         replay=declared.replay,
     )
+
+
+def judged(run_folder: Path, scenario: ScenarioSummary | Result) -> Path:
+    """The folder with the histories that a scenario's verdict is about: its own, or that of its worst repetition."""
+    folder = run_folder / scenario.id
+    return folder / scenario.repeated.folder if scenario.repeated else folder
 
 
 def _bite(bitten: Bitten) -> Bite:

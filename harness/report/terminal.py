@@ -8,7 +8,7 @@ from harness.checker import Anomaly
 from harness.errors import HarnessError
 from harness.report import story
 from harness.report.run import HISTORY, RunFolder
-from harness.report.summary import WEIGHT, ScenarioSummary, Summary
+from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
 from harness.report.text import anchor, one_line, ranges, times, visible
 from harness.scenario import Result
 
@@ -18,10 +18,11 @@ _LISTED = 10
 
 
 def line(scenario: ScenarioSummary | Result) -> str:
-    """One line on one scenario: its verdict, id, counts and time."""
-    counts = ", ".join(f"{scenario.counts[name]} {name}" for name in _SHOWN_COUNTS if name in scenario.counts)
-    took = f"{scenario.seconds:.1f} s"
-    return f"{scenario.verdict:<9} {one_line(scenario.id)}  ({', '.join(part for part in (counts, took) if part)})"
+    """One line on one scenario: its verdict, id, how often it has that verdict if it ran often, counts and time."""
+    repeated = [one_line(scenario.repeated.in_short)] if scenario.repeated else []
+    counts = [f"{scenario.counts[name]} {name}" for name in _SHOWN_COUNTS if name in scenario.counts]
+    told = ", ".join([*repeated, *counts, f"{scenario.seconds:.1f} s"])
+    return f"{scenario.verdict:<9} {one_line(scenario.id)}  ({told})"
 
 
 def trouble(folder: Path, scenario: ScenarioSummary | Result) -> list[str]:
@@ -35,8 +36,9 @@ def trouble(folder: Path, scenario: ScenarioSummary | Result) -> list[str]:
         return []
     return [
         f"{scenario.verdict:<9} {one_line(scenario.id)}",
+        *(_wrapped("repeated", scenario.repeated.sentence) if scenario.repeated else []),
         *_wrapped("why", scenario.why),
-        *_anomalies(folder / scenario.id / "claim" / HISTORY, scenario.anomalies),
+        *_anomalies(judged(folder, scenario) / "claim" / HISTORY, scenario.anomalies),
         *_wrapped("report", f"{_shown(folder / 'index.html')}#{anchor(scenario.id)}"),
         *_wrapped("replay", scenario.replay),
     ]

@@ -7,9 +7,10 @@ from typing import Any, Literal
 import msgspec
 
 from harness import history as h
+from harness import repeat
 from harness.history import History
 from harness.report.run import Omitted, Plan, Preflight, TestedTarget
-from harness.scenario import CONTROLS, Declared, Result, decide
+from harness.scenario import CONTROLS, Declared, Result, decide, worst_of
 
 RUN = "20260131-120000"
 TOKEN = "r7"  # noqa: S105 - the token that begins each message's identity
@@ -287,21 +288,23 @@ class RunBuilder:
 
     def begin(self, case: Declared, histories: Mapping[str, History]) -> Path:
         """Plan a scenario that leaves histories and no verdict; its folder."""
-        folder = self.plan(case)
-        folder.mkdir(parents=True)
-        (folder / "scenario.json").write_bytes(msgspec.json.encode(case))
-        for name, history in histories.items():
-            (folder / name).mkdir()
-            (folder / name / "history.jsonl").write_bytes(encoded(history))
-            (folder / name / "server.log").write_text("listening\n", encoding="utf-8")
-        return folder
+        return _write_histories(self.plan(case), case, histories)
 
     def run(self, case: Declared, histories: Mapping[str, History], seconds: float = 3.21) -> Result:
         """Plan a scenario that runs to its verdict."""
-        folder = self.begin(case, histories)
-        result = decide(case, histories, seconds)
-        (folder / "verdict.json").write_bytes(msgspec.json.encode(result))
-        return result
+        return _write_verdict(self.begin(case, histories), decide(case, histories, seconds))
+
+    def repeat(self, case: Declared, *claims: History) -> Result:
+        """Plan a scenario whose repetitions, in a run that plans `repeat` of them, leave these histories."""
+        folder, planned = self.begin(case, {}), self._plan["repeat"]
+        seeds = repeat.seeds(self._plan["seed"], planned)
+        results = []
+        for number, history in enumerate(claims, start=1):
+            place = folder / repeat.folder(number, planned)
+            own = msgspec.structs.replace(case, replay=f"pytest '{case.nodeid}' --seed {seeds[number - 1]}")
+            _write_histories(place, own, {"claim": history})
+            results.append(_write_verdict(place, decide(own, {"claim": history}, 3.21)))
+        return _write_verdict(folder, worst_of(results, seeds, planned))
 
     def kept(self, scenario: str = "lock-long-python-polling", **fields: Any) -> Result:
         """A scenario that is kept, with a control that bites."""
@@ -332,6 +335,21 @@ class RunBuilder:
     def _write_plan(self) -> None:
         plan = Plan(planned=self.planned, **self._plan)
         (self.folder / "plan.json").write_bytes(msgspec.json.encode(plan))
+
+
+def _write_histories(folder: Path, case: Declared, histories: Mapping[str, History]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "scenario.json").write_bytes(msgspec.json.encode(case))
+    for name, history in histories.items():
+        (folder / name).mkdir()
+        (folder / name / "history.jsonl").write_bytes(encoded(history))
+        (folder / name / "server.log").write_text("listening\n", encoding="utf-8")
+    return folder
+
+
+def _write_verdict(folder: Path, result: Result) -> Result:
+    (folder / "verdict.json").write_bytes(msgspec.json.encode(result))
+    return result
 
 
 def write_showcase(folder: Path) -> RunBuilder:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import report
+from harness import repeat, report
 from harness.checker import Anomaly
 from harness.report import text
 from tests.report import samples
@@ -225,3 +225,21 @@ def test_the_page_is_a_function_of_the_folder(tmp_path: Path) -> None:
     first = [(tmp_path / name).read_bytes() for name in names]
     report.write(tmp_path)
     assert [(tmp_path / name).read_bytes() for name in names] == first
+
+
+def test_a_repeated_scenario_shows_its_worst_repetition(tmp_path: Path) -> None:
+    """The section says how often and which; stories and raw files are those of the worst repetition, and exist."""
+    claims = [samples.claim(), samples.broken_claim("lost", body="the one that got lost"), samples.claim()]
+    RunBuilder(tmp_path, repeat=3).repeat(declared("lock-often-python-polling"), *claims)
+    page = page_of(tmp_path)
+    sentence = f"broken in 1 of 3 runs, kept in 2; this is run 2 of 3, with seed {repeat.seeds(7, 3)[1]}"
+    assert page.text.count(f"Repeated: {sentence}.") == 1
+    assert "the one that got lost" in page.text
+    raw = [link for attributes in page.all("a") if (link := attributes["href"] or "").endswith((".jsonl", ".log"))]
+    assert raw == [f"lock-often-python-polling/repeat-02/claim/{name}" for name in ("history.jsonl", "server.log")]
+    assert all((tmp_path / link).is_file() for link in raw)
+
+
+def test_a_scenario_that_ran_once_says_nothing_of_repeating(showcase: Page) -> None:
+    """Without repetitions there is no word about them."""
+    assert "Repeated:" not in showcase.text

@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness import report
+from harness import repeat, report
 from tests.report import samples
 from tests.report.samples import RunBuilder, declared
 
@@ -90,3 +90,15 @@ def test_hostile_text_is_carried_as_well_as_xml_can(tmp_path: Path) -> None:
     case = next(junit_of(tmp_path).iter("testcase"))
     shown = "</failure>]]><script>\\x00\\x1b\ufffd\\u202e'\""
     assert {item.get("value") for item in case.iter("property")} >= {shown}
+
+
+def test_a_repeated_case_has_the_seed_of_its_worst_repetition(tmp_path: Path) -> None:
+    """How often it was broken, and the seed that replays it, are properties."""
+    claims = [samples.claim(), samples.claim(), samples.broken_claim("lost")]
+    RunBuilder(tmp_path, repeat=3).repeat(declared("lock-often-python-polling"), *claims)
+    case = next(junit_of(tmp_path).iter("testcase"))
+    properties = {item.get("name"): item.get("value") for item in case.iter("property")}
+    seed = str(repeat.seeds(7, 3)[2])
+    assert properties["seed"] == seed
+    assert (properties["replay"] or "").endswith(f"--seed {seed}")
+    assert properties["repeated"] == (f"broken in 1 of 3 runs, kept in 2; this is run 3 of 3, with seed {seed}")

@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from harness.errors import HarnessError
+from harness.repeat import Repeated, Word, seeds
 from harness.report import run
+from harness.scenario import Result
 from tests.report import samples
 from tests.report.samples import RunBuilder, declared
 
@@ -176,3 +178,92 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"cannot write .*index\.html"):
         run.write_atomically(tmp_path / "index.html", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+# -- repetitions -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repeated(tmp_path: Path) -> Path:
+    """The folder of a scenario that was broken in the second of three repetitions."""
+    claims = [samples.claim(), samples.broken_claim("lost"), samples.claim()]
+    built = RunBuilder(tmp_path, repeat=3)
+    return tmp_path / built.repeat(declared("lock-often-python-polling"), *claims).id
+
+
+def unfinished(scenario: Path) -> str:
+    """Why a scenario did not finish."""
+    return run.load(scenario.parent).unfinished[scenario.name]
+
+
+def test_a_repeated_scenario_has_the_verdict_of_the_worst(repeated: Path) -> None:
+    """One broken repetition of three is broken, and which one it was is known."""
+    result = run.load(repeated.parent).results[repeated.name]
+    assert result.verdict == "broken"
+    assert result.repeated == Repeated(3, 2, seeds(7, 3)[1], {"broken": 1, "kept": 2})
+
+
+def test_a_killed_repetition_leaves_the_scenario_unfinished(repeated: Path) -> None:
+    """Without its own verdict a scenario is unfinished, and a repetition that was broken by then is not lost."""
+    (repeated / "verdict.json").unlink()
+    (repeated / "repeat-03" / "verdict.json").unlink()
+    assert unfinished(repeated) == (
+        "it did not finish: 2 of 3 repetitions have a verdict (broken 1, kept 1); broken: "
+        f"pytest 'scenarios/test_lock.py::test_it[lock-often-python-polling]' --seed {seeds(7, 3)[1]}"
+    )
+
+
+def test_a_scenario_killed_in_its_first_repetition_says_so(repeated: Path) -> None:
+    """With no repetition finished there is nothing else to say."""
+    for path in repeated.rglob("verdict.json"):
+        path.unlink()
+    assert unfinished(repeated) == "it did not finish: the run ended during the first of 3 repetitions"
+
+
+@pytest.mark.parametrize("word", ["kept", "unproven", "broken"])
+def test_fewer_repetitions_than_planned_are_no_verdict(repeated: Path, word: Word) -> None:
+    """Whatever a verdict of two of three repetitions says, the scenario is unfinished."""
+    change(repeated, word, Repeated(3, 1, 7, {word: 2}))
+    assert unfinished(repeated) == "it did not finish: 2 of 3 repetitions have a verdict"
+
+
+def test_an_error_may_have_ended_the_repetitions(repeated: Path) -> None:
+    """Where nothing could run any more, the error is the verdict."""
+    change(repeated, "error", Repeated(3, 1, 7, {"error": 1}))
+    assert run.load(repeated.parent).results[repeated.name].verdict == "error"
+
+
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        (None, "it is of 1 repetitions, and 3 were planned"),
+        (Repeated(2, 1, 7, {"broken": 2}), "it is of 2 repetitions, and 3 were planned"),
+        (Repeated(3, 1, 7, {"broken": 4}), "its repetitions do not add up to its verdict"),
+        (Repeated(3, 4, 7, {"broken": 3}), "its repetitions do not add up to its verdict"),
+        (Repeated(3, 1, 7, {"kept": 3}), "its repetitions do not add up to its verdict"),
+        (Repeated(3, 1, 7, {}), "its repetitions do not add up to its verdict"),
+        (Repeated(3, 1, 7, {"broken": -1}), "damaged"),
+    ],
+)
+def test_a_verdict_that_does_not_fit_its_repetitions_is_damaged(
+    repeated: Path, told: Repeated | None, problem: str
+) -> None:
+    """A verdict.json of another number of repetitions, or that contradicts itself, is no verdict."""
+    change(repeated, "broken", told)
+    assert "verdict.json is damaged: " in unfinished(repeated)
+    assert problem in unfinished(repeated)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1001])
+def test_a_plan_with_an_impossible_number_of_repetitions_is_damaged(tmp_path: Path, count: int) -> None:
+    """A plan that no command line can have made is named."""
+    RunBuilder(tmp_path, repeat=count)
+    with pytest.raises(HarnessError, match=r"plan\.json is damaged"):
+        run.load(tmp_path)
+
+
+def change(scenario: Path, verdict: Word, told: Repeated | None) -> None:
+    """Write another verdict."""
+    path = scenario / "verdict.json"
+    saved = msgspec.json.decode(path.read_bytes(), type=Result)
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(saved, verdict=verdict, repeated=told)))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import repeat
 from harness.report import run, terminal
 from harness.report.summary import summarize
 from tests.report import samples
@@ -84,3 +85,23 @@ def test_a_report_here_has_a_short_path(tmp_path: Path, monkeypatch: pytest.Monk
     RunBuilder(tmp_path / "reports" / "one").kept()
     monkeypatch.chdir(tmp_path)
     assert lines_of(tmp_path / "reports" / "one")[-1] == "report: reports/one/index.html"
+
+
+def test_a_repeated_scenario_is_one_line_and_says_how_often(tmp_path: Path) -> None:
+    """The line has the verdict's frequency and the time of all repetitions; the trouble names run, seed and anomaly."""
+    case = declared("lock-often-python-polling")
+    claims = [samples.claim(), samples.broken_claim("duplicate"), samples.claim()]
+    worst = RunBuilder(tmp_path, repeat=3).repeat(case, *claims)
+    seed = repeat.seeds(7, 3)[1]
+    assert terminal.line(worst) == (
+        "broken    lock-often-python-polling  (broken in 1 of 3 runs, 3 sent, 3 acknowledged, 3 stored, 9.6 s)"
+    )
+    assert lines_of(tmp_path)[:7] == [
+        "broken    lock-often-python-polling",
+        f"          repeated: broken in 1 of 3 runs, kept in 2; this is run 2 of 3, with seed {seed}",
+        "          why: exactly-once in total order does not hold: duplicate",
+        "          first anomaly: duplicate r7-alice-0002: stored 2 times: rows 2, 3 (at 0.900 s)",
+        "          fault: lose_acknowledgement on alice, 1.100 s to 1.500 s: it bit this message",
+        f"          report: {tmp_path / 'index.html'}#scenario-lock-often-python-polling",
+        f"          replay: pytest 'scenarios/test_lock.py::test_it[lock-often-python-polling]' --seed {seed}",
+    ]
