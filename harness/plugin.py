@@ -86,6 +86,7 @@ class Gate:
         self.folder = Path(settings.folder)
         self.target = target.load(config.getoption("--target"))
         self.not_offered: list[run_folder.Omitted] = []
+        self.missing: list[run_folder.Omitted] = []
         self._config = config
         self._target_option = str(config.getoption("--target"))
         self._repeat: int = config.getoption("--repeat")
@@ -117,6 +118,7 @@ class Gate:
             seed=self.settings.seed,
             planned=[self._declare(item, self._again(self.settings.seed)) for item in items],
             not_offered=self.not_offered,
+            missing=self.missing,
             command=self.settings.command,
             environment=self._environment(),
             repeat=self._repeat,
@@ -372,17 +374,19 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, and list, the selected scenarios that ask nothing of this target."""
+    """Leave out, and list, the selected scenarios that ask nothing of this target, or too much of this machine."""
     gate = config.stash[_GATE]
     offered: list[pytest.Item] = []
     omitted: list[pytest.Item] = []
     for item in items:
-        reason = scenario.not_offered(item.case, gate.target) if isinstance(item, ScenarioItem) else None
-        if reason is None or not isinstance(item, ScenarioItem):
-            offered.append(item)
-        else:
+        if isinstance(item, ScenarioItem) and (reason := scenario.not_offered(item.case, gate.target)) is not None:
             omitted.append(item)
             gate.not_offered.append(run_folder.Omitted(item.case.id, reason))
+        elif isinstance(item, ScenarioItem) and (reason := scenario.missing(item.case)) is not None:
+            omitted.append(item)
+            gate.missing.append(run_folder.Omitted(item.case.id, reason))
+        else:
+            offered.append(item)
     if omitted:
         items[:] = offered
         config.hook.pytest_deselected(items=omitted)
@@ -392,7 +396,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan; the controller of pytest-xdist has no items and leaves it to its workers."""
     gate = session.config.stash[_GATE]
     scenarios = [item for item in session.items if isinstance(item, ScenarioItem)]
-    if (scenarios or gate.not_offered) and not session.config.getoption("collectonly"):
+    if (scenarios or gate.not_offered or gate.missing) and not session.config.getoption("collectonly"):
         try:
             gate.plan(scenarios)
         except HarnessError as error:

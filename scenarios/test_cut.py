@@ -26,7 +26,7 @@ async def test_message_cut_inside_its_frame_is_stored_once(system: System, at: f
 
 @scenario(
     family="cut",
-    controls=["new-offset", "without_unique"],
+    controls=["without_unique"],
     variants={"answer": {"count": 1}},
     transports=["websocket"],
 )

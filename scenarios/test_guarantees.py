@@ -16,7 +16,7 @@ from harness.system import System
 async def test_plain_emit_is_delivered_at_most_once(system: System, cause: str) -> None:
     """A plain emit is never stored twice; a cut, a kill and a locked database each lose it."""
     alice = await system.sender("alice")
-    await alice.send()
+    await system.store.wait_for(await alice.send())  # nothing else tells that it has arrived
 
     causes = {
         "cut": alice.link.flap(1),
@@ -34,7 +34,7 @@ async def test_plain_emit_is_delivered_at_most_once(system: System, cause: str) 
 async def test_plain_emits_are_buffered_while_disconnected(system: System) -> None:
     """What is emitted while disconnected is sent after the reconnect, in order; what drops it loses it."""
     alice = await system.sender("alice")
-    await alice.send()
+    await system.store.wait_for(await alice.send())  # nothing else tells that it has arrived
 
     async with system.inject(alice.link.refuse(system.seconds(ack_timeouts=0.5))) as fault:
         message = alice.post()
@@ -86,7 +86,7 @@ async def test_manual_resend_needs_a_unique_id(system: System) -> None:
 
 @scenario(
     family="retries",
-    controls=["new-offset", "without_unique"],
+    controls=["without_unique"],
     variants={"order": {}},
     transports=["websocket"],
     policy="retries=3",
@@ -128,7 +128,7 @@ async def test_message_to_a_server_that_forgets_to_acknowledge_is_sent_as_often_
 
 @scenario(
     family="offset",
-    controls=["new-offset", "without_unique"],
+    controls=["without_unique"],
     variants={"random": {"offsets": "random"}, "counter": {"offsets": "counter"}},
     transports=["websocket"],
 )

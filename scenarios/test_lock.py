@@ -6,7 +6,7 @@ from harness.scenario import scenario
 from harness.system import System
 
 
-@scenario(family="lock", controls=["once", "new-offset"], variants={"long": {}})
+@scenario(family="lock", controls=["once"], variants={"long": {}})
 async def test_message_posted_under_a_lock_is_stored_once(system: System) -> None:
     """A message that the locked database refuses for several ack timeouts is stored once, when it is released."""
     alice = await system.sender("alice")
@@ -21,7 +21,7 @@ async def test_message_posted_under_a_lock_is_stored_once(system: System) -> Non
 
 @scenario(
     family="lock",
-    controls=["once", "new-offset"],
+    controls=["once"],
     variants={"exclusive": {"mode": "EXCLUSIVE"}, "immediate": {"mode": "IMMEDIATE"}},
     transports=["websocket"],
 )

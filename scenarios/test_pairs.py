@@ -73,7 +73,7 @@ async def test_message_cut_off_while_the_disk_is_full_is_stored_once(system: Sys
 
 @scenario(
     family="pair",
-    controls=["new-offset", "without_unique"],
+    controls=["new-offset"],
     variants={pair: {"pair": pair} for pair in DOUBLING},
     transports=["websocket"],
 )

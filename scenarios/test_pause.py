@@ -6,7 +6,7 @@ from harness.system import System
 
 @scenario(
     family="pause",
-    controls=["new-offset", "without_unique"],
+    controls=["new-offset"],
     variants={"short": {"ack_timeouts": 2.0}, "long": {"ack_timeouts": 3.5}},
     transports=["websocket"],
 )

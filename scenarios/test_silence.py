@@ -17,9 +17,7 @@ async def test_message_dropped_on_its_way_is_stored_once(system: System) -> None
     await alice.send()
 
 
-@scenario(
-    family="blackhole", controls=["new-offset", "without_unique"], variants={"downstream": {}}, transports=["websocket"]
-)
+@scenario(family="blackhole", controls=["new-offset"], variants={"downstream": {}}, transports=["websocket"])
 async def test_message_whose_answers_are_dropped_is_stored_once(system: System) -> None:
     """A message whose answers are dropped is sent again and again, and stored once."""
     alice = await system.sender("alice")
@@ -34,7 +32,7 @@ async def test_message_whose_answers_are_dropped_is_stored_once(system: System) 
 
 @scenario(
     family="freeze",
-    controls=["new-offset", "without_unique"],
+    controls=["new-offset"],
     variants={"upstream": {"direction": "upstream"}, "downstream": {"direction": "downstream"}},
     transports=["websocket"],
 )
@@ -52,7 +50,7 @@ async def test_message_held_beyond_its_ack_timeout_is_stored_once(system: System
     await alice.send()
 
 
-@scenario(family="latency", controls=["new-offset", "without_unique"], transports=["websocket"])
+@scenario(family="latency", controls=["new-offset"], transports=["websocket"])
 async def test_message_answered_after_its_ack_timeout_is_stored_once(system: System) -> None:
     """A message whose answer comes later than the ack timeout has been sent again by then, and is stored once."""
     alice = await system.sender("alice")
@@ -66,7 +64,7 @@ async def test_message_answered_after_its_ack_timeout_is_stored_once(system: Sys
     await alice.send()
 
 
-@scenario(family="slices", controls=["new-offset", "without_unique"], transports=["websocket"])
+@scenario(family="slices", controls=["new-offset"], transports=["websocket"])
 async def test_message_that_trickles_in_is_stored_once(system: System) -> None:
     """A message that arrives in small pieces, more slowly than its sender waits, is stored once."""
     alice = await system.sender("alice")
