@@ -1,6 +1,7 @@
 """One proxied link between a client and the server, and what can happen to it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Literal
 
 from harness import waiting
@@ -12,6 +13,8 @@ from harness.store import SQLiteStore
 from harness.toxiproxy import Proxy, Toxic
 
 Direction = Literal["upstream", "downstream"]
+
+_LONGEST_REASON = 80
 
 
 class Link:
@@ -87,15 +90,19 @@ class SenderLink(Link):
     @fault("link")
     async def cut_after(self, count: int, direction: Direction) -> Acts:
         """Close each connection after exactly `count` more bytes in that direction, and refuse new ones then."""
-        connection = await self.sender.idle()
+        connection = await self.sender.idle(downstream=direction == "downstream")
         try:
             await self._proxy.add_toxic(*_limit(count, direction))
             message = yield None
             await self._closed(connection)
             await self.close()  # so that no reconnect sneaks in
+            if direction == "downstream":
+                await self._store.wait_for(message)
+            else:
+                await self._require_unstored(message)
             _require_unanswered(message, "the link was cut")
-            stored = "a row" if await self._store.holds(message) else "no row"
-            yield f"{_bytes(count)} {direction}, then {connection.cut} was cut with {_open(message)}, and {stored}"
+            where = f"{connection.cut} was cut after {_bytes(count)} {direction}"
+            yield f"{where} with {_open(message)}, {_row(direction)}"
         finally:
             await self.restore()
 
@@ -145,7 +152,8 @@ class SenderLink(Link):
                 connection = await self.sender.connected(self._patience_seconds)
                 await self.restore()
                 await self._closed(connection)
-            yield f"cut {times} times in a row, first with attempt 1 of {message.id} held in the link, and no row"
+            again = f", then {_times(times - 1)} more" if times > 1 else ""
+            yield f"the link was cut with attempt 1 of {message.id} held in it, and no row{again}"
         finally:
             await self.restore()
 
@@ -176,7 +184,7 @@ class SenderLink(Link):
             message = yield None
             await self.sender.left(message)
             await self.restore(Toxic("reset", "reset_peer", "upstream", {"timeout": 0}))
-            refused = await self._failed_connects(message)
+            refused = await self._failed_connect(message, lambda reason: "reset" in reason)
             yield f"a new connection was reset while {message.id} waited ({refused})"
         finally:
             await self.restore()
@@ -190,7 +198,8 @@ class SenderLink(Link):
             message = yield None
             await self.sender.left(message)
             await self.restore(_limit(count, direction))
-            refused = await self._failed_connects(message)
+            # While the link is made anew a connection may be refused: that is not what is looked for.
+            refused = await self._failed_connect(message, lambda reason: "Connect call failed" not in reason)
             yield f"a handshake was cut after {_bytes(count)} {direction} while {message.id} waited ({refused})"
         finally:
             await self.restore()
@@ -275,16 +284,22 @@ class SenderLink(Link):
         else:
             await self._require_unstored(message)
 
-    async def _failed_connects(self, message: Message) -> str:
-        """Wait for a try to connect that begins from now on and fails; returns why it did."""
+    async def _failed_connect(self, message: Message, is_looked_for: Callable[[str], bool]) -> str:
+        """Wait for a try to connect that fails from now on, for such a reason; returns that."""
         before = len(self.sender.connect_failures)
-        await waiting.until(
-            lambda: len(self.sender.connect_failures) > before,
+
+        def failure() -> str | None:
+            return next((reason for reason in self.sender.connect_failures[before:] if is_looked_for(reason)), None)
+
+        reason = await waiting.until(
+            failure,
             awaited=f"a try of {self.sender.name} to connect to fail",
             timeout_seconds=self._patience_seconds,
+            last_seen=lambda: self.sender.connect_failures[-1:],
         )
         await self._require_unstored(message)
-        return self.sender.connect_failures[-1]
+        assert reason is not None  # `until` returns only what is true
+        return reason[:_LONGEST_REASON]
 
     async def _answered(self, message: Message) -> float:
         """Wait for the answer of the first attempt, however late; returns the seconds that it took."""
@@ -319,6 +334,10 @@ def _open(message: Message) -> str:
 
 def _bytes(count: int) -> str:
     return f"{count} byte" if count == 1 else f"{count} bytes"
+
+
+def _times(count: int) -> str:
+    return f"{count} time" if count == 1 else f"{count} times"
 
 
 def _row(direction: Direction) -> str:

@@ -285,7 +285,8 @@ class Server:
             message = yield None
             await self._stop_while_held(link, message)
             await waiting.pause(slow_seconds)
-            yield _unanswered(message, f"stopped for {slow_seconds:g} s with the message held in the link, and no row;")
+            away = f" and was away for {slow_seconds:g} s" if slow_seconds else ""
+            yield _unanswered(message, f"the server was stopped{away}, and no row was there;")
 
     @fault("server")
     async def restart_in_vain(self, link: SenderLink, times: int) -> Acts:

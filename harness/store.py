@@ -144,7 +144,7 @@ class SQLiteStore:
                 held.close()
                 await asyncio.to_thread(self._lock, held, mode)
                 await waiting.pause(seconds)
-            yield f"{evidence}; and locked {times} times in all"
+            yield f"{evidence}, the first of {times} locks"
 
     @fault("store")
     async def full(self, seconds: float) -> Acts:
@@ -162,7 +162,7 @@ class SQLiteStore:
             await self._attempted(message)
             await waiting.pause(seconds)
             await self._require_refused(message, await self.rows(), "no file could be written")
-            yield f"no row and no answer in {seconds:g} s without space, after {message.attempts} attempts"
+            yield f"no row and no answer without space for {seconds:g} s, at attempt {message.attempts} of {message.id}"
 
     @contextlib.contextmanager
     def read_only(self) -> Iterator[None]:
@@ -183,7 +183,9 @@ class SQLiteStore:
         # Over the connection that holds the lock: it may keep all others from reading.
         rows = await asyncio.to_thread(self._read, database)
         await self._require_refused(message, rows, "the store was locked")
-        return f"no row and no answer after {seconds:g} s under the lock and {message.attempts} attempts"
+        return (
+            f"no row and no answer after {seconds:g} s under the lock, with attempt {message.attempts} of {message.id}"
+        )
 
     async def _attempted(self, message: Message) -> None:
         await waiting.within(

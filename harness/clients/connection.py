@@ -24,6 +24,8 @@ import engineio.base_client
 import engineio.payload
 import socketio
 
+from harness.errors import root_cause
+
 engineio.payload.Payload.max_decode_packets = 1_000_000
 
 
@@ -173,7 +175,7 @@ class Connection:
                 case TimeoutError():
                     raise ConnectFailedError(f"not connected within {timeout_seconds:g} s") from None
                 case socketio.exceptions.ConnectionError() | aiohttp.ClientError() | OSError():
-                    raise ConnectFailedError(f"Engine.IO: {error}") from error
+                    raise ConnectFailedError(f"Engine.IO: {root_cause(error)}") from error
                 case ValueError() | TypeError() | LookupError():  # what the library makes of a packet it did not expect
                     raise ConnectFailedError(f"Engine.IO, not an OPEN packet: {error!r}") from error
             raise

@@ -75,17 +75,18 @@ class Sender(Client, Author):
         else:
             self._outbox.put_nowait(message)
 
-    async def idle(self) -> Connection:
-        """Wait until nothing of its own travels upstream, so that bytes can be counted from here.
+    async def idle(self, *, downstream: bool = False) -> Connection:
+        """Wait until nothing of its own travels upstream, so that bytes can be counted from here; or `downstream`.
 
-        Over polling an answer is followed by the next poll, and the own broadcast by one more. A server that does
-        not broadcast to the sender is given one ack timeout to do so.
+        The last thing that comes back of a message is the own broadcast; over polling each answer is followed by
+        another poll. A server that does not broadcast to the sender is given one ack timeout to do so.
 
         Raises:
             WaitTimeout: it is not connected, or its next poll does not come.
         """
         connection = await self.connected(patience_seconds(self._dialer))
-        if self._dialer.transport == "polling" and self._dialer.protocol.broadcast and self.messages:
+        counted = downstream or self._dialer.transport == "polling"
+        if counted and self._dialer.protocol.broadcast and self.messages:
             last = self.messages[-1].id
             with contextlib.suppress(waiting.WaitTimeout):
                 await waiting.until(
