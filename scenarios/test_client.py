@@ -17,7 +17,7 @@ async def test_message_of_a_client_killed_mid_emit_is_stored_once(system: System
     await alice.send()
 
 
-@scenario(family="client", controls=["without_unique"], variants={"frozen": {}}, transports=["websocket"])
+@scenario(family="client", controls=["new-offset"], variants={"frozen": {}}, transports=["websocket"])
 async def test_message_of_a_client_that_stood_still_is_stored_once(system: System) -> None:
     """A client that stood still for longer than its ack timeout sends a stored message again, which adds nothing."""
     alice = await system.process_sender("alice")

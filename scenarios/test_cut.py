@@ -26,7 +26,7 @@ async def test_message_cut_inside_its_frame_is_stored_once(system: System, at: f
 
 @scenario(
     family="cut",
-    controls=["without_unique"],
+    controls=["new-offset"],
     variants={"answer": {"count": 1}},
     transports=["websocket"],
 )

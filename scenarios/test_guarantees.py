@@ -86,7 +86,7 @@ async def test_manual_resend_needs_a_unique_id(system: System) -> None:
 
 @scenario(
     family="retries",
-    controls=["without_unique"],
+    controls=["new-offset"],
     variants={"order": {}},
     transports=["websocket"],
     policy="retries=3",
@@ -128,7 +128,7 @@ async def test_message_to_a_server_that_forgets_to_acknowledge_is_sent_as_often_
 
 @scenario(
     family="offset",
-    controls=["without_unique"],
+    controls=["new-offset"],
     variants={"random": {"offsets": "random"}, "counter": {"offsets": "counter"}},
     transports=["websocket"],
 )
