@@ -47,6 +47,14 @@ def body(text: str) -> Markup:
     return shown
 
 
+def middle(text: str, limit: int) -> str:
+    """`text`, its middle cut if it is longer than `limit`: two bodies mostly differ at their ends."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) * 2 // 3
+    return f"{text[:head]}…{text[head + 1 - limit :]}"
+
+
 def xml(text: str) -> str:
     """`text` with what XML 1.0 cannot carry replaced by U+FFFD."""
     return _NOT_XML.sub("\ufffd", text)
