@@ -6,7 +6,7 @@ sender has a diff of its own. A message counts as in its place exactly where the
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final, Literal
 
 import msgspec
@@ -19,6 +19,7 @@ CONTEXT: Final = 3
 BODY_CHARACTERS: Final = 72
 # A run of this many lines that differ in nothing but the message's number becomes one line.
 _RUN = 4
+_HUNK = 24  # lines; what changed beyond them is folded
 _LEAD = 16  # characters before the place where a corrupted content parts
 
 
@@ -214,15 +215,12 @@ def _hunks(entries: Sequence[_Entry], prefix: str, lines: int) -> Iterator[Hunk]
     runs = list(_runs(entries))
     for first, last in _stretches([i for i, run in enumerate(runs) if run[0].sign != " "], len(runs)):
         if lines < 1:
-            folded = list(_fold((entry for run in runs[first:] for entry in run), prefix))
-            yield Hunk([], folded)
+            yield Hunk([], list(_fold(runs[first:], prefix)))
             return
-        shown, rest = runs[first:last][:lines], runs[first:last][lines:]
+        room = min(lines, _HUNK)
+        shown, rest = runs[first:last][:room], runs[first:last][room:]
         lines -= len(shown)
-        yield Hunk(
-            [_line(run, prefix) for run in shown],
-            list(_fold((entry for run in rest for entry in run), prefix)),
-        )
+        yield Hunk([_line(run, prefix) for run in shown], list(_fold(rest, prefix)))
 
 
 def _runs(entries: Sequence[_Entry]) -> Iterator[list[_Entry]]:
@@ -267,9 +265,9 @@ def _line(run: Sequence[_Entry], prefix: str) -> Line:
     return Line(first.sign, _compressed(run, prefix), len(run), rows, None, first.note)
 
 
-def _fold(entries: Iterable[_Entry], prefix: str) -> Iterator[Folded]:
+def _fold(runs: Iterable[Sequence[_Entry]], prefix: str) -> Iterator[Folded]:
     alike: dict[tuple[Sign, str], list[_Entry]] = defaultdict(list)
-    for entry in entries:
+    for entry in chain.from_iterable(runs):
         if entry.sign != " ":
             alike[entry.sign, entry.note].append(entry)
     for (sign, note), found in alike.items():

@@ -89,6 +89,6 @@ def _spans(digits: list[str]) -> list[str]:
     return [span[0] if len(span) == 1 else f"{span[0]}..{span[-1]}" for span in spans]
 
 
-def times(count: int, noun: str) -> str:
+def times(count: int, noun: str, plural: str | None = None) -> str:
     """`1 scenario`, `2 scenarios`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

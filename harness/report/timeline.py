@@ -5,10 +5,8 @@ every anomaly that has a number keeps a mark of its own. The time axis spans the
 and the end of the server around them. Sources are never compared with each other: each lane is drawn by its own times.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
 from typing import Final
 
 import msgspec
@@ -16,23 +14,40 @@ import msgspec
 from harness import history as h
 from harness.checker import Anomaly, Attempted, Fate
 from harness.report.story import Span, Told
+from harness.report.strokes import (
+    LEFT,
+    PIN,
+    RIGHT,
+    SEGMENTS,
+    WIDTH,
+    Axis,
+    Interval,
+    along,
+    bars,
+    beside,
+    box,
+    crosses,
+    diamond,
+    merged,
+    packed,
+    tick_times,
+    ticks,
+    wide,
+)
 from harness.report.text import middle, one_line, times
 
-WIDTH: Final = 960
-_LEFT, _RIGHT = 112, 944  # where time begins and ends
 _LANE = 32
-_PIN = 26  # from one pin to the next: a target of at least 24 pixels for a finger
 _FAULT = 28
 _MARGIN = 0.03  # of the time shown, before the first event and after the last
 # Bounds that keep a page small whatever the run was.
 _SENDERS, _TROUBLED_SENDERS, _RECEIVERS = 8, 20, 4
 _FAULT_ROWS = 4
-_SEGMENTS = 80
 _SINGLE = 12
 _LETTERED_ROWS = 24
 _NAME, _TITLE = 15, 120
+_LETTERS = ", with their sender's initial and their message's number"
 
-_Interval = tuple[float, float]
+_Tried = tuple[Fate, Attempted]
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -90,27 +105,6 @@ class Timeline(msgspec.Struct, frozen=True):
         return len(self.pins) <= _SINGLE
 
 
-class _Axis(msgspec.Struct, frozen=True):
-    """The times shown, and where."""
-
-    begin: float
-    end: float
-
-    def x(self, time: float) -> int:
-        """Where a time is; what lies outside is at the edge."""
-        share = (time - self.begin) / (self.end - self.begin)
-        return round(_LEFT + min(1.0, max(0.0, share)) * (_RIGHT - _LEFT))
-
-    def spans(self, intervals: Iterable[_Interval]) -> list[tuple[int, int]]:
-        """What is to be seen of some intervals."""
-        seen = ((a, b) for a, b in intervals if b >= self.begin and a <= self.end and a <= b)
-        return [(self.x(a), self.x(b)) for a, b in seen]
-
-    def shows(self, time: float) -> bool:
-        """Whether a time is on the axis."""
-        return self.begin <= time <= self.end
-
-
 class _Lane(msgspec.Struct):
     """One lane while it is drawn: its middle, and where its anomalies are."""
 
@@ -123,7 +117,7 @@ class _Client(msgspec.Struct):
 
     names: list[str]
     fates: list[Fate] = []
-    connected: list[_Interval] = []
+    connected: list[Interval] = []
     failed: list[float] = []
     received: list[float] = []
     late: list[float] = []
@@ -132,58 +126,6 @@ class _Client(msgspec.Struct):
 def draw(told: Told, marks: Sequence[Mark] = ()) -> Timeline:
     """The timeline of a run."""
     return _Drawing(told, marks).timeline()
-
-
-# -- paths -------------------------------------------------------------------------------------------------------
-
-
-def _merged(spans: Iterable[tuple[int, int]], least: int = 2) -> list[tuple[int, int]]:
-    """Begin and width of what spans cover; gaps are closed, the small ones first, until there are few enough."""
-    ordered = sorted(spans)
-    for gap in (2**power for power in count()):
-        merged: list[tuple[int, int]] = []
-        for begin, end in ordered:
-            if merged and begin - merged[-1][1] <= gap:
-                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-            else:
-                merged.append((begin, max(end, begin + least)))
-        if len(merged) <= _SEGMENTS:
-            break
-    return [(begin, end - begin) for begin, end in merged]
-
-
-def _bars(spans: Iterable[tuple[int, int]], y: int) -> str:
-    """One path along all spans; its thickness is the style's."""
-    return _along(_merged(spans), y)
-
-
-def _along(pieces: Iterable[tuple[int, int]], y: int) -> str:
-    path, at = "", None
-    for x, width in pieces:
-        path += f"M{x} {y}h{width}" if at is None else f"m{x - at} 0h{width}"
-        at = x + width
-    return path
-
-
-def _ticks(places: Iterable[int], y: int, height: int) -> str:
-    """One path of upright ticks around `y`; places next to each other become one."""
-    path, at = "", 0
-    for x, _ in _merged((x, x) for x in places):
-        path += f"M{x} {y - height // 2}v{height}" if not path else f"m{x - at} {-height}v{height}"
-        at = x
-    return path
-
-
-def _crosses(places: Iterable[int], y: int, size: int) -> str:
-    return "".join(f"M{x - size} {y - size}l{2 * size} {2 * size}m0 {-2 * size}l{-2 * size} {2 * size}" for x in places)
-
-
-def _box(x: int, y: int, width: int, height: int) -> str:
-    return f"M{x} {y - height // 2}h{width}v{height}h{-width}z"
-
-
-def _diamond(x: int, y: int) -> str:
-    return f"M{x} {y - 6}l6 6l-6 6l-6-6z"
 
 
 def _name(name: str, limit: int = _NAME) -> str:
@@ -201,34 +143,34 @@ class Key(msgspec.Struct, frozen=True):
     path: str
 
 
-_BAR, _TICK = "M2 7h16", "M10 1v12"
+_BAR, _TICK = "M2 7h16", ticks([10], 7, 12)
 # In the order of the legend.
 KEYS: Final = {
     "fault": Key("fault", _BAR),
-    "bite": Key("bit", _diamond(10, 7)),
-    "no-bite": Key("not seen to bite", _diamond(10, 7)),
+    "bite": Key("bit", diamond(10, 7)),
+    "no-bite": Key("not seen to bite", diamond(10, 7)),
     "up": Key("server up", _BAR),
-    "exit": Key("server ends", _TICK),
+    "exit": Key("server ends", ticks([10], 7, 12, 3)),
     "link": Key("connected", _BAR),
-    "connect-failed": Key("failed connect", "M10 3v8"),
+    "connect-failed": Key("failed connect", ticks([10], 7, 8)),
     "waiting": Key("handed over, not settled", _BAR),
     "acknowledged": Key("acknowledged attempt", _BAR),
     "emitted": Key("attempt that expects no answer", _TICK),
-    "unknown": Key("attempt without an answer", _box(2, 7, 16, 8)),
-    "failed": Key("attempt that did not happen", _crosses([10], 7, 4)),
+    "unknown": Key("attempt without an answer", box(2, 7, 16, 8)),
+    "failed": Key("attempt that did not happen", crosses([10], 7, 4)),
     "late": Key("late acknowledgement", _TICK),
     "received": Key("received", _TICK),
-    "row": Key("row", _box(4, 7, 12, 10)),
-    "row-bad": Key("row of an anomaly", _box(4, 7, 12, 10)),
-    "row-foreign": Key("row without an identity of this run", _box(4, 7, 12, 10)),
-    "place": Key("anomaly", _crosses([10], 7, 4)),
+    "row": Key("row", box(4, 7, 12, 10)),
+    "row-bad": Key("row of an anomaly", box(4, 7, 12, 10)),
+    "row-foreign": Key("row without an identity of this run", box(4, 7, 12, 10)),
+    "place": Key("anomaly", crosses([10], 7, 4)),
 }
 
 
 # -- the axis ----------------------------------------------------------------------------------------------------
 
 
-def _axis(told: Told, marks: Sequence[Mark]) -> _Axis:
+def _axis(told: Told, marks: Sequence[Mark]) -> Axis:
     """From the first message or fault to the last thing that happened to one, with a margin."""
     shown = [time for event in told.history for time in _shown_times(event, told)]
     shown += [mark.anomaly.time for mark in marks if mark.anomaly.time is not None]
@@ -236,7 +178,7 @@ def _axis(told: Told, marks: Sequence[Mark]) -> _Axis:
         shown = [event.time for event in told.history]
     begin, end = min(shown), max(shown)
     margin = max(0.01, (end - begin) * _MARGIN)
-    return _Axis(max(0.0, begin - margin), end + margin)
+    return Axis(max(0.0, begin - margin), end + margin)
 
 
 def _shown_times(event: h.AnyEvent, told: Told) -> Iterator[float]:
@@ -256,16 +198,6 @@ def _shown_times(event: h.AnyEvent, told: Told) -> Iterator[float]:
             pass
 
 
-def _tick_times(axis: _Axis) -> tuple[list[float], int]:
-    """Six to twelve round times, and how many decimals tell them apart."""
-    span = axis.end - axis.begin
-    steps = (base * 10.0**power for power in range(-4, 9) for base in (1, 2, 5))
-    step = next(step for step in steps if span / step <= 10)
-    first, last = math.ceil(axis.begin / step), math.floor(axis.end / step)
-    found, decimals = [number * step for number in range(first, last + 1)], max(0, -math.floor(math.log10(step) + 1e-9))
-    return found, decimals
-
-
 # -- the drawing -------------------------------------------------------------------------------------------------
 
 
@@ -282,26 +214,32 @@ class _Drawing:
         self._lanes: dict[str, _Lane] = {}  # of clients, by name
         self._server: _Lane | None = None
         self._strip: _Lane | None = None
-        self._row_width = 0.0
+        self._singles = 2 * _SINGLE
         self._received: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self._known = self._gather()
+        total = len(told.fates.rows)
+        self._row_width = min(34 if total <= _LETTERED_ROWS else 14, (RIGHT - LEFT) / max(1, total))
+        self._first_row = {m: position for position, m in reversed(list(enumerate(told.fates.row_messages)))}
         self._y = 0
 
     def timeline(self) -> Timeline:
         numbered = [mark for mark in self._marks if mark.number is not None]
         wanted = [self._wanted_x(mark) for mark in numbered]
-        pinned = _packed(wanted)
+        pinned = packed(wanted)
         rows = max((row for row, _ in pinned), default=-1) + 1
         if numbered:
             self._label("anomalies", 20)
-        top = 8 + rows * _PIN
+        top = 8 + rows * PIN
         self._y = top + 18
         self._faults()
         self._servers()
         for client in self._clients():
             self._client(client)
-        self._ticks(top, self._y)
+        self._time_axis(top, self._y)
         self._rows()
         self._places()
+        if further := len(self._marks) - len(numbered):
+            self._notes.append(f"{times(further, 'further anomaly', 'further anomalies')} marked without a number")
         self._pins = [self._pin(mark, row, x) for mark, (row, x) in zip(numbered, pinned, strict=True)]
         return Timeline(
             WIDTH,
@@ -318,7 +256,7 @@ class _Drawing:
         self._shapes.append(Shape(kind, path, title))
 
     def _label(self, text: str, y: int) -> None:
-        self._texts.append(Text(_LEFT - 12, y + 4, text, "lane", "end"))
+        self._texts.append(Text(LEFT - 12, y + 4, text, "lane", "end"))
 
     def _lane(self, text: str) -> _Lane:
         """The next lane, divided from the one above."""
@@ -328,8 +266,8 @@ class _Drawing:
         self._y += _LANE
         return lane
 
-    def _ticks(self, top: int, bottom: int) -> None:
-        at, decimals = _tick_times(self._axis)
+    def _time_axis(self, top: int, bottom: int) -> None:
+        at, decimals = tick_times(self._axis)
         self._shapes.insert(0, Shape("grid", "".join(f"M{self._axis.x(t)} {top + 14}V{bottom}" for t in at)))
         for number, time in enumerate(at):
             unit = " s" if number == 0 else ""
@@ -348,9 +286,9 @@ class _Drawing:
         for span in spans:
             name = _name(f"{span.fault} on {span.on}", 56) + ("" if span.ended is not None else " (never healed)")
             begin, end = self._bar(span)
-            x, anchor = _beside(begin, end, name)
-            left = x if anchor == "start" else x - _wide(name)
-            right = max(end, left + _wide(name))
+            x, anchor = beside(begin, end, name)
+            left = x if anchor == "start" else x - wide(name)
+            right = max(end, left + wide(name))
             left = min(begin, left)
             row = next((row for row, used in enumerate(ends) if used + 8 <= left), len(ends))
             if row >= _FAULT_ROWS:
@@ -359,12 +297,12 @@ class _Drawing:
             ends[row:] = [right, *ends[row + 1 :]]
             y = where[span.number] = top + row * _FAULT + 22
             self._texts.append(Text(x, y - 8, name, "fault-name", anchor))
-            self._add("fault", _along([(begin, max(2, end - begin))], y), _title(span.text))
+            self._add("fault", along([(begin, max(2, end - begin))], y), _title(span.text))
         self._rule_at(top)
         self._label("faults", top + 18)
         self._y += len(ends) * _FAULT + 5
         if rest:
-            self._add("fault", _bars([self._bar(span) for span in rest], self._y + 2))
+            self._add("fault", bars([self._bar(span) for span in rest], self._y + 2))
             self._notes.append(f"{times(len(rest), 'further fault')} drawn without a name")
             where.update((span.number, self._y + 2) for span in rest)
             self._y += 10
@@ -382,11 +320,11 @@ class _Drawing:
         for bite in bites[:_SINGLE]:
             did = "bit" if bite.seen else "was not seen to bite"
             title = _title(f"{bite.fault} {did} {bite.message}: {bite.evidence}")
-            path = _diamond(self._axis.x(bite.time), where[bite.number])
+            path = diamond(self._axis.x(bite.time), where[bite.number])
             self._add("bite" if bite.seen else "no-bite", path, title)
         for seen, kind in ((True, "bite"), (False, "no-bite")):
             places = dict.fromkeys((self._axis.x(b.time), where[b.number]) for b in bites[_SINGLE:] if b.seen is seen)
-            self._add(kind, "".join(_diamond(x, y) for x, y in list(places)[:_SEGMENTS]))
+            self._add(kind, "".join(diamond(x, y) for x, y in list(places)[:SEGMENTS]))
 
     def _servers(self) -> None:
         comings = [e for e in self._told.surroundings if isinstance(e, h.ServerStarted | h.ServerExited)]
@@ -394,18 +332,18 @@ class _Drawing:
             return
         lane = self._server = self._lane("server")
         up = _between([(e.time, isinstance(e, h.ServerStarted)) for e in comings], self._axis)
-        self._add("up", _bars(self._axis.spans(up), lane.y))
+        self._add("up", bars(self._axis.spans(up), lane.y))
         exits = [e for e in comings if isinstance(e, h.ServerExited) and self._axis.shows(e.time)]
         for event in exits[:_SINGLE]:
             title = _title(f"the server ends, status {event.status}: {event.reason}")
-            self._add("exit", _ticks([self._axis.x(event.time)], lane.y, 18), title)
-        self._add("exit", _ticks([self._axis.x(event.time) for event in exits[_SINGLE:]], lane.y, 18))
+            self._add("exit", ticks([self._axis.x(event.time)], lane.y, 18, 3), title)
+        self._add("exit", ticks([self._axis.x(event.time) for event in exits[_SINGLE:]], lane.y, 18, 3))
 
     # -- clients
 
     def _clients(self) -> list[_Client]:
         """Senders, those with trouble first where there are too many, and receivers; the marker only in trouble."""
-        known = self._gather()
+        known = self._known
         marked = {self._lane_of(mark.anomaly) for mark in self._marks}
         senders = [c for name, c in known.items() if c.fates and (name != h.MARKER or name in marked)]
         receivers = [known[name] for name in self._told.fates.receivers if name in known and not known[name].fates]
@@ -464,31 +402,37 @@ class _Drawing:
             self._lanes[client.names[0]] = lane
         link, lane.y = lane.y - 8, lane.y + 5
         axis = self._axis
-        self._add("link", _bars(axis.spans(client.connected), link))
-        self._add("connect-failed", _ticks([axis.x(t) for t in client.failed if axis.shows(t)], link, 8))
-        self._add("received", _ticks([axis.x(t) for t in client.received if axis.shows(t)], lane.y, 10))
-        self._add("waiting", _bars(axis.spans(_waits(client.fates, axis.end)), lane.y))
+        self._add("link", bars(axis.spans(client.connected), link))
+        self._add("connect-failed", ticks([axis.x(t) for t in client.failed if axis.shows(t)], link, 8))
+        self._add("received", ticks([axis.x(t) for t in client.received if axis.shows(t)], lane.y, 10))
+        self._add("waiting", bars(axis.spans(_waits(client.fates, axis.end)), lane.y))
         self._attempts(client.fates, lane.y)
-        self._add("late", _ticks([axis.x(t) for t in client.late], lane.y, 14))
+        self._add("late", ticks([axis.x(t) for t in client.late], lane.y, 14))
 
     def _attempts(self, fates: Sequence[Fate], y: int) -> None:
         """Acknowledged attempts as one path; those without an answer one by one, as far as there are not too many."""
         pairs = [(fate, attempt) for fate in fates for attempt in fate.attempts]
         answered = [(a.began, a.began if a.ended is None else a.ended) for _, a in pairs if a.outcome == "ok"]
-        self._add("acknowledged", _bars(self._axis.spans(answered), y))
+        self._add("acknowledged", bars(self._axis.spans(answered), y))
         emitted = [a.began for fate, a in pairs if a.outcome is None and fate.settled is not None]
-        self._add("emitted", _ticks([self._axis.x(time) for time in emitted], y, 10))
+        self._add("emitted", ticks([self._axis.x(time) for time in emitted], y, 10))
         unknown = [(f, a) for f, a in pairs if a.outcome == "info" or (a.outcome is None and f.settled is None)]
-        for fate, attempt in unknown[:_SINGLE]:
+        single, rest = self._single(unknown)
+        for fate, attempt in single:
             x, end = self._open(attempt)
-            self._add("unknown", _box(x, y, max(3, end - x), 8), _told_of(fate, attempt))
-        pieces = _merged([self._open(attempt) for _, attempt in unknown[_SINGLE:]], 3)
-        self._add("unknown", "".join(_box(x, y, width, 8) for x, width in pieces))
-        failed = [(f, a) for f, a in pairs if a.outcome == "fail"]
-        for fate, attempt in failed[:_SINGLE]:
-            self._add("failed", _crosses([self._axis.x(attempt.began)], y, 4), _told_of(fate, attempt))
-        rest = _merged((x, x) for x in (self._axis.x(attempt.began) for _, attempt in failed[_SINGLE:]))
-        self._add("failed", _crosses([x for x, _ in rest], y, 4))
+            self._add("unknown", box(x, y, max(3, end - x), 8), _told_of(fate, attempt))
+        pieces = merged([self._open(attempt) for _, attempt in rest], 3)
+        self._add("unknown", "".join(box(x, y, width, 8) for x, width in pieces))
+        single, rest = self._single([(f, a) for f, a in pairs if a.outcome == "fail"])
+        for fate, attempt in single:
+            self._add("failed", crosses([self._axis.x(attempt.began)], y, 4), _told_of(fate, attempt))
+        self._add("failed", ticks([self._axis.x(attempt.began) for _, attempt in rest], y, 8))
+
+    def _single(self, pairs: Sequence[_Tried]) -> tuple[Sequence[_Tried], Sequence[_Tried]]:
+        """What is drawn one by one, as far as there is room for it, and what is drawn together."""
+        room = min(self._singles, _SINGLE)
+        self._singles -= min(room, len(pairs))
+        return pairs[:room], pairs[room:]
 
     def _open(self, attempt: Attempted) -> tuple[int, int]:
         return self._axis.x(attempt.began), self._axis.x(self._axis.end if attempt.ended is None else attempt.ended)
@@ -503,30 +447,27 @@ class _Drawing:
         total = len(fates.rows)
         if not total:
             text = "no row" if fates.finished else "the run ended before the final read"
-            self._texts.append(Text(_LEFT, lane.y + 4, text, "note"))
+            self._texts.append(Text(LEFT, lane.y + 4, text, "note"))
             return
         lettered = total <= _LETTERED_ROWS
-        self._row_width = min(34 if lettered else 14, (_RIGHT - _LEFT) / total)
         noted = {m.anomaly.message for m in self._marks if m.anomaly.receiver is None and m.anomaly.message}
         kinds: dict[str, list[tuple[int, int]]] = {"row": [], "row-bad": [], "row-foreign": []}
         for position, message in enumerate(fates.row_messages):
             kind = "row-foreign" if message is None else "row-bad" if message in noted else "row"
-            begin, end = (round(_LEFT + edge * self._row_width) for edge in (position, position + 1))
+            begin, end = (round(LEFT + edge * self._row_width) for edge in (position, position + 1))
             if lettered:
-                self._add(kind, _box(begin, lane.y, end - begin - 4, 18))
+                self._add(kind, box(begin, lane.y, end - begin - 4, 18))
                 self._texts.append(
                     Text((begin + end) // 2 - 2, lane.y + 4, self._row_name(message), "row-name", "middle")
                 )
             else:
                 kinds[kind].append((begin, end - 3 if self._row_width >= 8 else end))
-        self._notes.append(
-            "Rows stand in the order of the rows query" + (", a1 for message 1 of a…" if lettered else "")
-        )
+        self._notes.append("Rows stand in the order of the rows query" + _LETTERS * lettered)
         for kind, spans in kinds.items():
-            self._add(kind, "".join(_box(x, lane.y, width, 16) for x, width in _merged(spans, 1)))
+            self._add(kind, "".join(box(x, lane.y, width, 16) for x, width in merged(spans, 1)))
         if not lettered:
             self._y += 6
-            ends = ((_LEFT, "row 1", "start"), (round(_LEFT + total * self._row_width), f"row {total}", "end"))
+            ends = ((LEFT, "row 1", "start"), (round(LEFT + total * self._row_width), f"row {total}", "end"))
             self._texts += [Text(x, lane.y + 21, text, "tick", anchor) for x, text, anchor in ends]
 
     def _row_name(self, message: str | None) -> str:
@@ -555,7 +496,12 @@ class _Drawing:
 
     def _wanted_x(self, mark: Mark) -> int:
         time = self._time_of(mark.anomaly)
-        return _RIGHT if time is None else self._axis.x(time)
+        return self._row_x(mark.anomaly) if time is None else self._axis.x(time)
+
+    def _row_x(self, anomaly: Anomaly) -> int:
+        """The middle of the first row of its message, the right end without one."""
+        position = self._first_row.get(anomaly.message) if anomaly.message else None
+        return RIGHT if position is None else round(LEFT + (position + 0.5) * self._row_width)
 
     def _place(self, anomaly: Anomaly) -> tuple[_Lane, int] | None:
         """The lane it concerns and where on it; None where that lane is not drawn."""
@@ -565,10 +511,9 @@ class _Drawing:
             return None if lane is None or time is None else (lane, self._axis.x(time))
         if anomaly.message is None:
             return None if self._server is None or time is None else (self._server, self._axis.x(time))
-        rows = self._told.fates.row_messages
-        if self._strip is None or anomaly.message not in rows:
+        if self._strip is None or anomaly.message not in self._first_row:
             return None
-        return self._strip, round(_LEFT + (rows.index(anomaly.message) + 0.5) * self._row_width)
+        return self._strip, self._row_x(anomaly)
 
     def _places(self) -> None:
         """One path for each lane; crosses, unless they would be a hedge."""
@@ -580,12 +525,12 @@ class _Drawing:
             if lane is self._strip:
                 continue  # the row itself is marked
             if len(places) <= 2 * _SINGLE:
-                self._add("place", _crosses(sorted(places), lane.y, 4))
+                self._add("place", crosses(sorted(places), lane.y, 4))
             else:
-                self._add("place", _ticks(sorted(places), lane.y, 12))
+                self._add("place", ticks(sorted(places), lane.y, 16))
 
     def _pin(self, mark: Mark, row: int, x: int) -> Pin:
-        anomaly, y = mark.anomaly, 20 + row * _PIN
+        anomaly, y = mark.anomaly, 20 + row * PIN
         of = f" {anomaly.message}" if anomaly.message else ""
         at = "" if anomaly.time is None else f", at {anomaly.time:.3f} s"
         found = self._place(anomaly)
@@ -597,21 +542,9 @@ class _Drawing:
 # -- parts of the drawing ----------------------------------------------------------------------------------------
 
 
-def _wide(text: str) -> int:
-    """About how wide a label is; letters of some scripts are wider."""
-    return sum(7 if character.isascii() else 12 for character in text)
-
-
-def _beside(begin: int, end: int, name: str) -> tuple[int, str]:
-    """Where a name stands above its bar, so that it does not leave the drawing."""
-    if begin + _wide(name) <= WIDTH:
-        return begin, "start"
-    return max(end, min(WIDTH - 4, _LEFT + _wide(name))), "end"
-
-
-def _between(changes: Sequence[tuple[float, bool]], axis: _Axis) -> list[_Interval]:
+def _between(changes: Sequence[tuple[float, bool]], axis: Axis) -> list[Interval]:
     """The intervals in which something was on; what was on before and what still is count."""
-    found: list[_Interval] = []
+    found: list[Interval] = []
     since: float | None = axis.begin if changes and not changes[0][1] else None
     for time, on in changes:
         if on and since is None:
@@ -634,7 +567,7 @@ def _united(clients: Sequence[_Client]) -> _Client:
     )
 
 
-def _waits(fates: Iterable[Fate], end: float) -> Iterator[_Interval]:
+def _waits(fates: Iterable[Fate], end: float) -> Iterator[Interval]:
     """From when a message was handed over until it was settled."""
     for fate in fates:
         yield fate.invoked, end if fate.settled_at is None else fate.settled_at
@@ -646,28 +579,7 @@ def _told_of(fate: Fate, attempt: Attempted) -> str:
     return _title(f"attempt {attempt.number} of {fate.message}, {what}{why}")
 
 
-def _packed(wanted: Sequence[int]) -> list[tuple[int, int]]:
-    """A row and an x for each pin, near where it should be and none upon another."""
-    first, last = _LEFT, _RIGHT - _PIN // 2 + 12
-    room = (last - first) // _PIN
-    rows: list[list[int]] = [[] for _ in range(max(3, -(-len(wanted) // room) + 1))]
-    placed: dict[int, tuple[int, int]] = {}
-    for pin in sorted(range(len(wanted)), key=lambda pin: (wanted[pin], pin)):
-        at = [max(wanted[pin], row[-1] + _PIN if row else first) for row in rows]
-        row = min(
-            (r for r in range(len(rows)) if len(rows[r]) < room), key=lambda r: (max(0, at[r] - wanted[pin] - _PIN), r)
-        )
-        placed[pin] = (row, len(rows[row]))
-        rows[row].append(at[row])
-    for row_places in rows:
-        edge = last
-        for place in range(len(row_places) - 1, -1, -1):
-            row_places[place] = min(row_places[place], edge)
-            edge = row_places[place] - _PIN
-    return [(row, rows[row][place]) for row, place in (placed[pin] for pin in range(len(wanted)))]
-
-
-def _summary(told: Told, axis: _Axis) -> str:
+def _summary(told: Told, axis: Axis) -> str:
     """The picture in words."""
     fates = told.fates
     own = [fate for fate in fates.messages.values() if fate.sender != h.MARKER]
