@@ -16,7 +16,7 @@ from harness.report.timeline import Mark, Timeline
 from tests.report import samples
 from tests.report.samples import TOKEN, Script
 
-SENDERS = [f"{name}{twin}" for name in ("alice", "bob", "carol", "dave", "erin") for twin in ("", "a", "b", "c")]
+SENDERS = [f"{name}{twin}" for name in ("alice", "carol", "dave", "erin", "frank") for twin in ("", "a", "b", "c")]
 
 
 def drawn(history: History, anomalies: Sequence[Anomaly] | None = None, numbered: int = 200) -> Timeline:
@@ -64,11 +64,11 @@ def crowd(each: int, *, lost: Sequence[str] = (), receivers: Sequence[str] = ("b
                 script.acknowledge(message)
             for receiver in (*receivers, "bob"):
                 script.add(h.Received, receiver=receiver, server_offset=1, content=message)
-            messages.append(message)
+            messages.append((message, f"body {number}"))
     script.add(h.Drained, complete=True)
-    for number, message in enumerate(messages):
+    for number, (message, content) in enumerate(messages):
         if message not in {f"{TOKEN}-{name}-0001" for name in lost}:
-            script.add(h.Row, id=number, client_offset=message, content=message)
+            script.add(h.Row, id=number, client_offset=message, content=content)
     script.add(h.Finished)
     return script.history()
 
