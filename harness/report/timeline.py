@@ -5,14 +5,14 @@ every anomaly that has a number keeps a mark of its own. The time axis spans the
 and the end of the server around them. Sources are never compared with each other: each lane is drawn by its own times.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from harness import history as h
 from harness.checker import Anomaly, Attempted, Fate
+from harness.report.lanes import Client, between, choose, gather, window
 from harness.report.story import Span, Told
 from harness.report.strokes import (
     LEFT,
@@ -21,7 +21,6 @@ from harness.report.strokes import (
     SEGMENTS,
     WIDTH,
     Axis,
-    Interval,
     along,
     bars,
     beside,
@@ -40,7 +39,6 @@ _LANE = 32
 _FAULT = 28
 _MARGIN = 0.03  # of the time shown, before the first event and after the last
 # Bounds that keep a page small whatever the run was.
-_SENDERS, _TROUBLED_SENDERS, _RECEIVERS = 8, 20, 4
 _FAULT_ROWS = 4
 _SINGLE = 12
 _LETTERED_ROWS = 24
@@ -106,21 +104,9 @@ class Timeline(msgspec.Struct, frozen=True):
 
 
 class _Lane(msgspec.Struct):
-    """One lane while it is drawn: its middle, and where its anomalies are."""
+    """One lane while it is drawn, and its middle."""
 
     y: int
-    places: list[int] = []
-
-
-class _Client(msgspec.Struct):
-    """What is known of one client, or of several that share a lane."""
-
-    names: list[str]
-    fates: list[Fate] = []
-    connected: list[Interval] = []
-    failed: list[float] = []
-    received: list[float] = []
-    late: list[float] = []
 
 
 def draw(told: Told, marks: Sequence[Mark] = ()) -> Timeline:
@@ -167,35 +153,10 @@ KEYS: Final = {
 }
 
 
-# -- the axis ----------------------------------------------------------------------------------------------------
-
-
 def _axis(told: Told, marks: Sequence[Mark]) -> Axis:
-    """From the first message or fault to the last thing that happened to one, with a margin."""
-    shown = [time for event in told.history for time in _shown_times(event, told)]
-    shown += [mark.anomaly.time for mark in marks if mark.anomaly.time is not None]
-    if not shown:
-        shown = [event.time for event in told.history]
-    begin, end = min(shown), max(shown)
+    begin, end = window(told, (mark.anomaly.time for mark in marks if mark.anomaly.time is not None))
     margin = max(0.01, (end - begin) * _MARGIN)
     return Axis(max(0.0, begin - margin), end + margin)
-
-
-def _shown_times(event: h.AnyEvent, told: Told) -> Iterator[float]:
-    match event:
-        case h.FaultBegan() | h.FaultEnded() | h.Bitten() | h.ServerExited(expected=False) | h.Failed():
-            yield event.time
-        case h.Invoke() | h.Attempt() | h.Ok() | h.Info() | h.Fail() | h.Settled():
-            fate = told.fates.messages.get(event.message)
-            if fate is None or fate.sender != h.MARKER:
-                yield event.time
-        case h.Received():
-            message = h.identity_in(told.fates.started.run, event.content)
-            fate = told.fates.messages.get(message or "")
-            if fate is not None and fate.sender != h.MARKER:
-                yield event.time
-        case _:
-            pass
 
 
 # -- the drawing -------------------------------------------------------------------------------------------------
@@ -207,6 +168,7 @@ class _Drawing:
     def __init__(self, told: Told, marks: Sequence[Mark]) -> None:
         self._told, self._marks = told, marks
         self._axis = _axis(told, marks)
+        self._known = gather(told, self._axis.begin, self._axis.end)
         self._shapes: list[Shape] = []
         self._texts: list[Text] = []
         self._pins: list[Pin] = []
@@ -215,8 +177,6 @@ class _Drawing:
         self._server: _Lane | None = None
         self._strip: _Lane | None = None
         self._singles = 2 * _SINGLE
-        self._received: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self._known = self._gather()
         total = len(told.fates.rows)
         self._row_width = min(34 if total <= _LETTERED_ROWS else 14, (RIGHT - LEFT) / max(1, total))
         self._first_row = {m: position for position, m in reversed(list(enumerate(told.fates.row_messages)))}
@@ -233,8 +193,7 @@ class _Drawing:
         self._y = top + 18
         self._faults()
         self._servers()
-        for client in self._clients():
-            self._client(client)
+        self._clients()
         self._time_axis(top, self._y)
         self._rows()
         self._places()
@@ -279,34 +238,33 @@ class _Drawing:
         spans = self._told.spans
         if not spans:
             return
-        ends: list[int] = []
-        rest: list[Span] = []
-        where: dict[int, int] = {}
         top = self._y
-        for span in spans:
-            name = _name(f"{span.fault} on {span.on}", 56) + ("" if span.ended is not None else " (never healed)")
-            begin, end = self._bar(span)
-            x, anchor = beside(begin, end, name)
-            left = x if anchor == "start" else x - wide(name)
-            right = max(end, left + wide(name))
-            left = min(begin, left)
-            row = next((row for row, used in enumerate(ends) if used + 8 <= left), len(ends))
-            if row >= _FAULT_ROWS:
-                rest.append(span)
-                continue
-            ends[row:] = [right, *ends[row + 1 :]]
-            y = where[span.number] = top + row * _FAULT + 22
-            self._texts.append(Text(x, y - 8, name, "fault-name", anchor))
-            self._add("fault", along([(begin, max(2, end - begin))], y), _title(span.text))
         self._rule_at(top)
         self._label("faults", top + 18)
+        ends: list[int] = []  # of what is drawn in each row
+        where = {span.number: y for span in spans if (y := self._fault(span, ends, top)) is not None}
         self._y += len(ends) * _FAULT + 5
-        if rest:
+        if rest := [span for span in spans if span.number not in where]:
             self._add("fault", bars([self._bar(span) for span in rest], self._y + 2))
             self._notes.append(f"{times(len(rest), 'further fault')} drawn without a name")
-            where.update((span.number, self._y + 2) for span in rest)
+            where |= {span.number: self._y + 2 for span in rest}
             self._y += 10
         self._bites(where)
+
+    def _fault(self, span: Span, ends: list[int], top: int) -> int | None:
+        """Draw a fault with its name in the first row that has room for both; where its bar is, None without room."""
+        name = _name(f"{span.fault} on {span.on}", 56) + ("" if span.ended is not None else " (never healed)")
+        begin, end = self._bar(span)
+        x, anchor = beside(begin, end, name)
+        left = x if anchor == "start" else x - wide(name)
+        row = next((row for row, used in enumerate(ends) if used + 8 <= min(begin, left)), len(ends))
+        if row >= _FAULT_ROWS:
+            return None
+        ends[row : row + 1] = [max(end, left + wide(name))]
+        y = top + row * _FAULT + 22
+        self._texts.append(Text(x, y - 8, name, "fault-name", anchor))
+        self._add("fault", along([(begin, max(2, end - begin))], y), _title(span.text))
+        return y
 
     def _bar(self, span: Span) -> tuple[int, int]:
         return self._axis.x(span.began), self._axis.x(self._axis.end if span.ended is None else span.ended)
@@ -331,7 +289,7 @@ class _Drawing:
         if not comings:
             return
         lane = self._server = self._lane("server")
-        up = _between([(e.time, isinstance(e, h.ServerStarted)) for e in comings], self._axis)
+        up = between([(e.time, isinstance(e, h.ServerStarted)) for e in comings], self._axis.begin, self._axis.end)
         self._add("up", bars(self._axis.spans(up), lane.y))
         exits = [e for e in comings if isinstance(e, h.ServerExited) and self._axis.shows(e.time)]
         for event in exits[:_SINGLE]:
@@ -341,61 +299,13 @@ class _Drawing:
 
     # -- clients
 
-    def _clients(self) -> list[_Client]:
-        """Senders, those with trouble first where there are too many, and receivers; the marker only in trouble."""
-        known = self._known
-        marked = {self._lane_of(mark.anomaly) for mark in self._marks}
-        senders = [c for name, c in known.items() if c.fates and (name != h.MARKER or name in marked)]
-        receivers = [known[name] for name in self._told.fates.receivers if name in known and not known[name].fates]
-        bitten = {fate.sender for bite in self._told.fates.bites if (fate := self._fate(bite.message))}
-        weight = {
-            c.names[0]: 4 * (c.names[0] in marked) + 2 * (c.names[0] in bitten) + _has_trouble(c) for c in senders
-        }
-        troubled = sum(value >= 4 for value in weight.values())
-        limit = max(_SENDERS, min(_TROUBLED_SENDERS, troubled))
-        kept = set(sorted(weight, key=lambda name: -weight[name])[:limit])
-        others = [c for c in senders if c.names[0] not in kept]
-        shown = [c for c in senders if c.names[0] in kept]
-        if others:
-            shown.append(_united(others))
-            names = ", ".join(_name(c.names[0]) for c in others[:_SINGLE]) + (", …" if len(others) > _SINGLE else "")
-            self._notes.append(f"{times(len(others), 'sender')} ({names}) in one lane, without their connections")
-        receivers.sort(key=lambda c: c.names[0] not in marked)
-        if hidden := receivers[_RECEIVERS:]:
-            self._notes.append(f"{times(len(hidden), 'receiver')} not drawn")
-        return shown + receivers[:_RECEIVERS]
+    def _clients(self) -> None:
+        chosen = choose(self._known, self._told, {self._lane_of(mark.anomaly) for mark in self._marks})
+        self._notes += chosen.notes
+        for client in chosen.clients:
+            self._client(client)
 
-    def _gather(self) -> dict[str, _Client]:
-        clients: dict[str, _Client] = {}
-        fates = self._told.fates
-        comings: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-
-        def of(name: str) -> _Client:
-            return clients.setdefault(name, _Client([name]))
-
-        for fate in fates.messages.values():
-            of(fate.sender).fates.append(fate)
-        for event in self._told.history:
-            match event:
-                case h.Connected() | h.Disconnected():
-                    comings[event.client].append((event.time, isinstance(event, h.Connected)))
-                case h.ConnectFailed():
-                    of(event.client).failed.append(event.time)
-                case h.Receiving():
-                    of(event.receiver)
-                case h.Received():
-                    of(event.receiver).received.append(event.time)
-                    if message := h.identity_in(fates.started.run, event.content):
-                        self._received[event.receiver, message].append(event.time)
-                case h.Ok(late=True):
-                    of(fates.messages[event.message].sender).late.append(event.time)
-                case _:
-                    pass
-        for name, changes in comings.items():
-            of(name).connected = _between(changes, self._axis)
-        return clients
-
-    def _client(self, client: _Client) -> None:
+    def _client(self, client: Client) -> None:
         single = len(client.names) == 1
         lane = self._lane(_name(client.names[0]) if single else f"{len(client.names)} others")
         if single:
@@ -404,8 +314,8 @@ class _Drawing:
         axis = self._axis
         self._add("link", bars(axis.spans(client.connected), link))
         self._add("connect-failed", ticks([axis.x(t) for t in client.failed if axis.shows(t)], link, 8))
-        self._add("received", ticks([axis.x(t) for t in client.received if axis.shows(t)], lane.y, 10))
-        self._add("waiting", bars(axis.spans(_waits(client.fates, axis.end)), lane.y))
+        self._add("received", ticks([axis.x(t) for t in client.receptions if axis.shows(t)], lane.y, 10))
+        self._add("waiting", bars(axis.spans(client.waits(axis.end)), lane.y))
         self._attempts(client.fates, lane.y)
         self._add("late", ticks([axis.x(t) for t in client.late], lane.y, 14))
 
@@ -489,7 +399,8 @@ class _Drawing:
 
     def _time_of(self, anomaly: Anomaly) -> float | None:
         """When to show it: when a receiver got it last; else at the anomaly's own time, else at its message's."""
-        if received := self._received.get((anomaly.receiver or "", anomaly.message or "")):
+        receiver = self._known.get(anomaly.receiver or "")
+        if receiver and (received := receiver.received.get(anomaly.message)):
             return received[-1]
         fate = self._fate(anomaly.message)
         return anomaly.time if anomaly.time is not None else fate.invoked if fate else None
@@ -542,37 +453,6 @@ class _Drawing:
 # -- parts of the drawing ----------------------------------------------------------------------------------------
 
 
-def _between(changes: Sequence[tuple[float, bool]], axis: Axis) -> list[Interval]:
-    """The intervals in which something was on; what was on before and what still is count."""
-    found: list[Interval] = []
-    since: float | None = axis.begin if changes and not changes[0][1] else None
-    for time, on in changes:
-        if on and since is None:
-            since = time
-        elif not on and since is not None:
-            found.append((since, time))
-            since = None
-    return found if since is None else [*found, (since, max(since, axis.end))]
-
-
-def _has_trouble(client: _Client) -> bool:
-    return any(a.outcome != "ok" for fate in client.fates for a in fate.attempts)
-
-
-def _united(clients: Sequence[_Client]) -> _Client:
-    return _Client(
-        [name for client in clients for name in client.names],
-        fates=[fate for client in clients for fate in client.fates],
-        late=[time for client in clients for time in client.late],
-    )
-
-
-def _waits(fates: Iterable[Fate], end: float) -> Iterator[Interval]:
-    """From when a message was handed over until it was settled."""
-    for fate in fates:
-        yield fate.invoked, end if fate.settled_at is None else fate.settled_at
-
-
 def _told_of(fate: Fate, attempt: Attempted) -> str:
     what = {"info": "unknown outcome", "fail": "did not happen"}.get(attempt.outcome or "", "no answer")
     why = f": {attempt.reason}" if attempt.reason else ""
@@ -584,7 +464,7 @@ def _summary(told: Told, axis: Axis) -> str:
     fates = told.fates
     own = [fate for fate in fates.messages.values() if fate.sender != h.MARKER]
     attempts = [attempt for fate in own for attempt in fate.attempts]
-    unanswered = sum(attempt.outcome != "ok" for attempt in attempts)
+    unanswered = sum(a.outcome != "ok" for fate in own for a in fate.attempts if a.outcome or fate.settled is None)
     senders = len({fate.sender for fate in own})
     names = [f"{_title(span.text)}" for span in told.spans[:3]]
     if len(told.spans) > len(names):
@@ -594,7 +474,7 @@ def _summary(told: Told, axis: Axis) -> str:
     parts = [
         f"Faults: {'; '.join(names)}" if names else "No fault",
         f"{times(senders, 'sender')}, {times(len(own), 'message')}, {times(len(attempts), 'attempt')}"
-        + (f", {unanswered:,} of them without an acknowledgement in time" if unanswered else ""),
+        + (f", {unanswered:,} of them without an acknowledgement" if unanswered else ""),
         f"{times(failed, 'failed connect')}" if failed else "",
         f"the server ended {'once' if exits == 1 else times(exits, 'time')}" if exits else "",
         f"{times(len(fates.rows), 'row')} read" if fates.finished else "no complete final read",
