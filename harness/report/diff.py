@@ -16,7 +16,7 @@ from harness.report.text import middle, one_line, ranges, times
 
 Sign = Literal[" ", "-", "+"]
 CONTEXT: Final = 3
-BODY_CHARACTERS: Final = 72
+BODY_CHARACTERS: Final = 96
 # A run of this many lines that differ in nothing but the message's number becomes one line.
 _RUN = 4
 _HUNK = 24  # lines; what changed beyond them is folded

@@ -15,7 +15,7 @@ from harness.report.text import middle, one_line, times
 _SENDERS: Final = 8  # that have a lane of their own, or as many as have an anomaly, up to
 _TROUBLED: Final = 20
 _RECEIVERS: Final = 4
-_NAME: Final = 15
+_NAME: Final = 13
 
 
 class Client(msgspec.Struct):

@@ -42,7 +42,7 @@ _MARGIN = 0.03  # of the time shown, before the first event and after the last
 _FAULT_ROWS = 4
 _SINGLE = 12
 _LETTERED_ROWS = 24
-_NAME, _TITLE = 15, 120
+_NAME, _TITLE = 13, 120
 _LETTERS = ", with their sender's initial and their message's number"
 
 _Tried = tuple[Fate, Attempted]

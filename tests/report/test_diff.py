@@ -83,7 +83,7 @@ def test_a_reordered_message_is_missing_in_its_place_and_stored_in_another() -> 
 def test_a_corrupted_message_shows_both_contents_where_they_part() -> None:
     """However long the contents are, the place where they part is among what is shown of them."""
     script = Script(receivers="none")
-    message = script.post("x" * 5000 + "GIVEN" + "y" * 4900)
+    message = script.post("x" * 5000 + "GIVEN" + "y" * 7300)
     script.acknowledge(message)
     script.add(h.Drained, complete=True)
     script.row(message, "x" * 5000 + "STORED")
@@ -91,7 +91,7 @@ def test_a_corrupted_message_shows_both_contents_where_they_part() -> None:
     (only,) = compared(script.history())
     minus, plus = only.hunks[0].lines
     assert (minus.sign, minus.note, plus.sign, plus.note) == ("-", "corrupted", "+", "corrupted")
-    assert minus.text == "…" + "x" * 16 + "GIVEN" + "y" * 49 + "…"
+    assert minus.text == "…" + "x" * 16 + "GIVEN" + "y" * 73 + "…"
     assert plus.text == "…" + "x" * 16 + "STORED"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from harness import history as h
 from harness import report
 from harness.checker import Anomaly
 from harness.report import text
@@ -192,6 +193,27 @@ def test_hostile_text_stays_text(hostile: Page) -> None:
     assert not any(name.startswith("on") for _, attributes in hostile.elements for name in attributes)
     assert "{{ 7*7 }}" in hostile.text
     assert "onerror" not in hostile.inner["script"]
+
+
+def test_hostile_names_stay_text_in_the_timeline_and_the_diff(tmp_path: Path) -> None:
+    """Names of clients and faults, reasons, ids of rows and contents cannot leave the SVG or the list they stand in."""
+    evil = '</title></svg></li><img src=x onerror=alert(1)>" onload=alert(1) {{ 7*7 }}'
+    script = Script()
+    message = script.send(evil)
+    script.add(h.FaultBegan, number=1, fault=evil, kind="link", on=evil)
+    script.add(h.Bitten, number=1, fault=evil, message=message, seen=True, evidence=evil)
+    script.add(h.Receiving, receiver=evil)
+    script.add(h.ServerExited, status=1, expected=False, reason=evil)
+    script.unanswered(script.post(evil))
+    for number in (evil, evil):
+        script.add(h.Row, id=number, client_offset=message, content=evil + "!")
+    script.add(h.Finished)
+    RunBuilder(tmp_path).run(declared("lock-python-polling"), {"claim": script.history()})
+    page = page_of(tmp_path)
+    assert not page.all("img")
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert page.text.count("{{ 7*7 }}") > 10
+    assert {"svg", "figure", "title", "path"} <= {tag for tag, _ in page.elements}
 
 
 def test_what_cannot_be_seen_is_shown(hostile: Page) -> None:
