@@ -435,10 +435,10 @@ class _Drawing:
         for lane, places in lanes.values():
             if lane is self._strip:
                 continue  # the row itself is marked
-            if len(places) <= 2 * _SINGLE:
-                self._add("place", crosses(sorted(places), lane.y, 4))
-            else:
-                self._add("place", ticks(sorted(places), lane.y, 16))
+            at, few = sorted(places), len(places) <= 2 * _SINGLE
+            path = crosses(at, lane.y, 4) if few else ticks(at, lane.y, 16)
+            self._add("halo", path)  # red on green or blue would be hard to tell
+            self._add("place", path)
 
     def _pin(self, mark: Mark, row: int, x: int) -> Pin:
         anomaly, y = mark.anomaly, 20 + row * PIN

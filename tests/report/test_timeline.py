@@ -273,6 +273,14 @@ def test_no_mark_lies_upon_another(count: int) -> None:
     assert all(lower - upper >= 24 for upper, lower in pairwise(heights))
 
 
+def test_the_place_of_an_anomaly_is_set_off_from_what_it_lies_on() -> None:
+    """Under each mark lies the same path for the colour of the ground: red on green or blue would be hard to tell."""
+    picture = drawn(samples.broken_claim("lost"))
+    kinds = [shape.kind for shape in picture.shapes]
+    assert paths(picture, "halo") == paths(picture, "place") != []
+    assert kinds.index("acknowledged") < kinds.index("halo") < kinds.index("place")
+
+
 def test_anomalies_without_a_number_are_marked_together() -> None:
     """What has no card has no mark of its own, but its place in its lane, and the picture says how many."""
     picture = drawn(samples.lost_everything(1000), numbered=10)
@@ -354,9 +362,9 @@ def test_hostile_names_are_cut_and_spelled_out() -> None:
 
 
 def test_the_legend_explains_every_kind_that_is_drawn_and_no_other() -> None:
-    """Each kind of shape but the lines of the grid is in the legend."""
+    """Each kind of shape but the lines of the grid and what sets a mark off is in the legend."""
     picture = drawn(samples.broken_claim("duplicate", "crashed"))
-    assert set(picture.keys) == {shape.kind for shape in picture.shapes} - {"grid", "rule"}
+    assert set(picture.keys) == {shape.kind for shape in picture.shapes} - {"grid", "rule", "halo"}
     assert set(picture.keys) <= set(timeline.KEYS)
 
 
