@@ -150,6 +150,7 @@ KEYS: Final = {
     "row-bad": Key("row of an anomaly", box(4, 7, 12, 10)),
     "row-foreign": Key("row without an identity of this run", box(4, 7, 12, 10)),
     "place": Key("anomaly", crosses([10], 7, 4)),
+    "places": Key("anomalies", box(2, 7, 16, 6)),
 }
 
 
@@ -427,7 +428,7 @@ class _Drawing:
         return self._strip, self._row_x(anomaly)
 
     def _places(self) -> None:
-        """One path for each lane; crosses, unless they would be a hedge."""
+        """One path for each lane: crosses, or where they would be a hedge, a band below the bars."""
         lanes: dict[int, tuple[_Lane, set[int]]] = {}
         for mark in self._marks:
             if found := self._place(mark.anomaly):
@@ -435,8 +436,10 @@ class _Drawing:
         for lane, places in lanes.values():
             if lane is self._strip:
                 continue  # the row itself is marked
-            at, few = sorted(places), len(places) <= 2 * _SINGLE
-            path = crosses(at, lane.y, 4) if few else ticks(at, lane.y, 16)
+            if len(places) > 2 * _SINGLE:
+                self._add("places", ticks(sorted(places), lane.y + 8, 6))
+                continue
+            path = crosses(sorted(places), lane.y, 4)
             self._add("halo", path)  # red on green or blue would be hard to tell
             self._add("place", path)
 
