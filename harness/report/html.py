@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -14,17 +15,21 @@ from markupsafe import Markup
 from harness.checker import Anomaly
 from harness.errors import HarnessError
 from harness.history import Bitten
-from harness.report import story
+from harness.report import diff, story, timeline
+from harness.report.diff import Diff
 from harness.report.run import HISTORY, RunFolder
 from harness.report.story import Story, Told
 from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
 from harness.report.text import anchor, body, one_line, ranges, times, visible
+from harness.report.timeline import Mark, Timeline
 from harness.scenario import ControlResult
 
 # A verdict is never told by colour alone.
 SYMBOLS: Final = {"kept": "✓", "broken": "✗", "unproven": "?", "error": "!"}
 # So many messages of a page are told moment by moment; every further anomaly is still listed.
 _STORIES = 200
+# So many lines the diffs of a page have before what differs is told in ranges.
+_DIFF_LINES = 1600
 
 
 class File(msgspec.Struct, frozen=True):
@@ -42,9 +47,10 @@ class RawRun(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One anomaly, whether it breaks the claim, and the fault near it."""
+    """One anomaly, its number in the scenario, whether it breaks the claim, and the fault near it."""
 
     anomaly: Anomaly
+    number: int
     breaks: bool
     near: str | None
 
@@ -74,7 +80,7 @@ class ControlView(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """One scenario as the page shows it. `note` says why fates cannot be shown, if so."""
+    """One scenario as the page shows it. `note` says why fates and timeline cannot be shown, if so."""
 
     scenario: ScenarioSummary
     anchor: str
@@ -83,6 +89,8 @@ class View(msgspec.Struct, frozen=True):
     controls: list[ControlView]
     raw: list[RawRun]
     note: str | None
+    timeline: Timeline | None
+    diffs: list[Diff]
 
     @property
     def heading(self) -> str:
@@ -92,8 +100,8 @@ class View(msgspec.Struct, frozen=True):
                 return "Reported, not breaking the claim"
             case 1:
                 return "1 anomaly that breaks the claim"
-            case count:
-                return f"{count:,} anomalies that break the claim"
+            case number:
+                return f"{number:,} anomalies that break the claim"
 
 
 def render(run: RunFolder, summary: Summary) -> bytes:
@@ -136,8 +144,8 @@ def _make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(body=body, times=times, controls_in_short=_controls_in_short)
-    environment.globals.update(symbols=SYMBOLS)
+    environment.filters.update(body=body, in_words=diff.summary, times=times, controls_in_short=_controls_in_short)
+    environment.globals.update(symbols=SYMBOLS, keys=timeline.KEYS)
     return environment
 
 
@@ -165,11 +173,11 @@ def _views(folder: Path, summary: Summary) -> list[View]:
 
 def _view(run_folder: Path, folder: Path, scenario: ScenarioSummary, share: int) -> View:
     told, note = None, None
-    if scenario.anomalies or scenario.reported:
-        try:
-            told = story.read(folder / "claim" / HISTORY)
-        except HarnessError as error:
-            note = f"The fates of these messages cannot be shown: {error}"
+    try:
+        told = story.read(folder / "claim" / HISTORY)
+    except HarnessError as error:
+        what = "The fates of these messages" if scenario.anomalies or scenario.reported else "The timeline"
+        note = f"{what} cannot be shown: {error}"
     cards, listed = _cards(scenario, told, share)
     return View(
         scenario,
@@ -179,7 +187,21 @@ def _view(run_folder: Path, folder: Path, scenario: ScenarioSummary, share: int)
         [ControlView(control, _bites(folder / f"control-{control.name}" / HISTORY)) for control in scenario.controls],
         list(_raw(run_folder, folder)),
         note,
+        timeline.draw(told, _marks(scenario, cards)) if told else None,
+        diff.diffs(told.fates, [*scenario.anomalies, *scenario.reported], share * _DIFF_LINES // _STORIES)
+        if told
+        else [],
     )
+
+
+def _marks(scenario: ScenarioSummary, cards: Sequence[Card]) -> list[Mark]:
+    """Every anomaly for the timeline; those on cards have numbers."""
+    numbers = {id(finding.anomaly): finding.number for card in cards for finding in card.findings}
+    return [
+        Mark(anomaly, numbers.get(id(anomaly)), breaks)
+        for anomalies, breaks in ((scenario.anomalies, True), (scenario.reported, False))
+        for anomaly in anomalies
+    ]
 
 
 def _cards(scenario: ScenarioSummary, told: Told | None, share: int) -> tuple[list[Card], list[Listed]]:
@@ -190,10 +212,14 @@ def _cards(scenario: ScenarioSummary, told: Told | None, share: int) -> tuple[li
         by_message.setdefault(anomaly.message, []).append((anomaly, breaks))
     shown = list(by_message)[:share]
     fates = story.stories([message for message in shown if message is not None], told) if told else {}
+    number = count(1)
     cards = [
         Card(
             message,
-            [Finding(a, breaks, story.near(a, told) if told else None) for a, breaks in by_message[message]],
+            [
+                Finding(a, next(number), breaks, story.near(a, told) if told else None)
+                for a, breaks in by_message[message]
+            ],
             fates.get(message or ""),
         )
         for message in shown

@@ -83,9 +83,18 @@ def read(path: Path) -> Told:
     """
     history = History.load(path)
     try:
-        fates = checker.fold(history)
+        return tell(history)
     except HarnessError as error:
         raise HarnessError(f"{path}: {error}") from error
+
+
+def tell(history: History) -> Told:
+    """Fold a history.
+
+    Raises:
+        HarnessError: it is damaged.
+    """
+    fates = checker.fold(history)
     return Told(history, fates, _spans(history), [event for event in history if isinstance(event, _Surrounding)])
 
 

@@ -47,6 +47,14 @@ def body(text: str) -> Markup:
     return shown
 
 
+def middle(text: str, limit: int) -> str:
+    """`text`, its middle cut if it is longer than `limit`: two bodies mostly differ at their ends."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) * 2 // 3
+    return f"{text[:head]}…{text[head + 1 - limit :]}"
+
+
 def xml(text: str) -> str:
     """`text` with what XML 1.0 cannot carry replaced by U+FFFD."""
     return _NOT_XML.sub("\ufffd", text)
@@ -81,6 +89,6 @@ def _spans(digits: list[str]) -> list[str]:
     return [span[0] if len(span) == 1 else f"{span[0]}..{span[-1]}" for span in spans]
 
 
-def times(count: int, noun: str) -> str:
+def times(count: int, noun: str, plural: str | None = None) -> str:
     """`1 scenario`, `2 scenarios`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from harness import history as h
 from harness import repeat, report
 from harness.checker import Anomaly
 from harness.report import text
@@ -110,6 +111,40 @@ def test_every_link_leads_somewhere(showcase: Page, tmp_path: Path) -> None:
         assert link[1:] in ids if link.startswith("#") else (built.folder / link).is_file()
 
 
+def test_every_scenario_with_a_history_has_a_timeline(showcase: Page) -> None:
+    """Kept, broken, unproven or interrupted: each claim's run is drawn, with a text alternative."""
+    pictures = [attributes for attributes in showcase.all("svg") if attributes.get("role") == "group"]
+    assert len(pictures) == 11
+    assert all(attributes["aria-label"] for attributes in pictures)
+
+
+def test_every_anomaly_on_a_card_and_its_mark_lead_to_each_other(showcase: Page) -> None:
+    """The card links to the mark in the timeline, the mark back to the card, both with a name of their own."""
+    links = {attributes["href"]: attributes for attributes in showcase.all("a") if "." in (attributes["href"] or "")}
+    marks = {f"#{a['id']}": a for a in showcase.all("a") if a.get("id") and a.get("aria-label")}
+    cards = {href: a for href, a in links.items() if href in marks}
+    assert len(cards) == len(marks) == 9
+    for href in cards:
+        assert marks[href]["href"] == (href or "").replace(".t", ".")
+        assert links[marks[href]["href"]]["aria-label"]
+
+
+def test_a_difference_in_the_store_is_shown_as_one(showcase: Page) -> None:
+    """Scenarios with an anomaly of the store show expected and stored messages, the others do not."""
+    assert showcase.text.count("Expected and stored") == 3
+    flat = re.sub(r"\s+", " ", showcase.text)
+    assert "1 message not stored where expected, 0 rows too many or elsewhere" in flat
+
+
+def test_a_hundred_kept_scenarios_stay_small(tmp_path: Path) -> None:
+    """With a timeline for each, a run of a hundred kept scenarios takes less than 12 kB for one."""
+    built = RunBuilder(tmp_path)
+    for number in range(100):
+        built.kept(f"lock-{number}-python-polling")
+    report.write(tmp_path)
+    assert (tmp_path / "index.html").stat().st_size < 100 * 12_000
+
+
 def test_what_is_not_kept_is_open_and_first(showcase: Page) -> None:
     """Kept scenarios are collapsed, the others open and in front."""
     is_open = ["open" in attributes for attributes in showcase.all("details")]
@@ -158,6 +193,27 @@ def test_hostile_text_stays_text(hostile: Page) -> None:
     assert not any(name.startswith("on") for _, attributes in hostile.elements for name in attributes)
     assert "{{ 7*7 }}" in hostile.text
     assert "onerror" not in hostile.inner["script"]
+
+
+def test_hostile_names_stay_text_in_the_timeline_and_the_diff(tmp_path: Path) -> None:
+    """Names of clients and faults, reasons, ids of rows and contents cannot leave the SVG or the list they stand in."""
+    evil = '</title></svg></li><img src=x onerror=alert(1)>" onload=alert(1) {{ 7*7 }}'
+    script = Script()
+    message = script.send(evil)
+    script.add(h.FaultBegan, number=1, fault=evil, kind="link", on=evil)
+    script.add(h.Bitten, number=1, fault=evil, message=message, seen=True, evidence=evil)
+    script.add(h.Receiving, receiver=evil)
+    script.add(h.ServerExited, status=1, expected=False, reason=evil)
+    script.unanswered(script.post(evil))
+    for number in (evil, evil):
+        script.add(h.Row, id=number, client_offset=message, content=evil + "!")
+    script.add(h.Finished)
+    RunBuilder(tmp_path).run(declared("lock-python-polling"), {"claim": script.history()})
+    page = page_of(tmp_path)
+    assert not page.all("img")
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert page.text.count("{{ 7*7 }}") > 10
+    assert {"svg", "figure", "title", "path"} <= {tag for tag, _ in page.elements}
 
 
 def test_what_cannot_be_seen_is_shown(hostile: Page) -> None:
@@ -209,6 +265,7 @@ def test_without_a_history_the_anomalies_are_still_shown(tmp_path: Path) -> None
     page = page_of(tmp_path)
     assert "acknowledged, not stored" in page.text
     assert "The fates of these messages cannot be shown: cannot read the history" in page.text
+    assert not any("in the timeline" in (a.get("aria-label") or "") for a in page.all("a"))
 
 
 def test_a_run_without_scenarios_has_a_page(tmp_path: Path) -> None:

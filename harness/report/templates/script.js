@@ -2,8 +2,9 @@
 (() => {
   const open = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    if (target instanceof HTMLDetailsElement) {
-      target.open = true;
+    const details = target?.closest("details");
+    if (details) {
+      details.open = true;
       target.scrollIntoView();
     }
   };
