@@ -26,7 +26,7 @@ def scenario(name: str, verdict: str, number: int) -> dict[str, Any]:
     """What a summary says of a scenario."""
     words = {"id": name, "family": "x", "client": "python", "transport": "polling", "title": "", "why": ""}
     empty: dict[str, Any] = {"counts": {}, "anomalies": [], "reported": [], "bites": [], "controls": []}
-    ends = {"recovery_seconds": None, "seconds": 0.0, "replay": f"pytest {name} --seed {number}"}
+    ends = {"recovery_seconds": None, "worst_delay_seconds": None, "seconds": 0.0, "replay": f"pytest {name} --seed {number}"}
     return {**words, **empty, **ends, "verdict": verdict}
 
 

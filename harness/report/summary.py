@@ -47,6 +47,7 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     bites: list[Bite]
     controls: list[ControlResult]
     recovery_seconds: float | None
+    worst_delay_seconds: float | None
     seconds: float
     replay: str
     repeated: Repeated | None = None
@@ -126,6 +127,7 @@ def of_result(result: Result) -> ScenarioSummary:
         bites=[_bite(bitten) for bitten in result.bites],
         controls=result.controls,
         recovery_seconds=result.recovery_seconds,
+        worst_delay_seconds=result.worst_delay_seconds,
         seconds=result.seconds,
         replay=result.replay,
         repeated=result.repeated,
@@ -148,6 +150,7 @@ def of_unfinished(declared: Declared, why: str) -> ScenarioSummary:
         bites=[],
         controls=[],
         recovery_seconds=None,
+        worst_delay_seconds=None,
         seconds=0.0,
         replay=declared.replay,
     )

@@ -126,7 +126,8 @@ def test_the_summary_has_the_promised_shape(tmp_path: Path) -> None:
     top = "schema gate planned ran target claims seed not_offered missing scenarios"
     assert set(top.split()) <= set(summary)
     (scenario,) = summary["scenarios"]
-    own = "id family client transport verdict why counts anomalies bites controls recovery_seconds seconds replay"
+    own = "id family client transport verdict why counts anomalies bites controls recovery_seconds"
+    own += " worst_delay_seconds seconds replay"
     assert set(own.split()) <= set(scenario)
     assert {"sent", "acknowledged", "stored", "foreign"} <= set(scenario["counts"])
     assert {"kind", "message"} <= set(scenario["anomalies"][0])
