@@ -1,7 +1,6 @@
 """The pytest plugin, seen from outside: what is selected, what is printed and written, how it exits, what it leaves."""
 
 import shlex
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,27 +15,12 @@ from harness.history import History
 from harness.plugin import _decides
 from harness.report.run import HISTORY
 from harness.report.summary import Summary
-from tests.runs import Ran, Running, run, running, wait_until
+from tests.runs import KEPT, Ran, Running, project, run, running, wait_until
 
 CUT = "cut-middle-python-websocket"
 CUT_NODE = f"scenarios/test_cut.py::test_message_cut_inside_its_frame_is_stored_once[{CUT}]"
 SEED = "20"
 
-# A project of somebody else, with scenarios that are as quick as can be.
-CONFIGURATION = """
-[pytest]
-addopts = -p harness.plugin --import-mode=importlib
-"""
-HEAD = """
-import asyncio, os, pathlib, signal
-from harness.scenario import scenario
-"""
-KEPT = '''
-@scenario(family="kept", variants={"one": {}, "two": {}})
-async def test_kept(system):
-    """Every message arrives."""
-    await (await system.sender("alice")).send_many(3)
-'''
 UNPROVEN = '''
 @scenario(family="unproven")
 async def test_unproven(system):
@@ -53,13 +37,6 @@ async def test_raises(system):
     alice = await system.sender("alice")
     raise LookupError("no such friend")
 '''
-DIES = '''
-@scenario(family="dies")
-async def test_dies(system):
-    """The process that runs the schedule is killed."""
-    await (await system.sender("alice")).send()
-    os.kill(os.getpid(), signal.SIGKILL)
-'''
 HANGS = '''
 @scenario(family="hangs", variants={"one": {}, "two": {}})
 async def test_hangs(system):
@@ -73,15 +50,6 @@ async def test_hangs(system):
 '''
 PASSES = "def test_passes(): pass\n"
 FAILS = "def test_fails(): assert not 'as usual'\n"
-
-
-def project(folder: Path, *parts: str) -> Path:
-    """Write a project with one file for each part."""
-    folder.mkdir(exist_ok=True)
-    (folder / "pytest.ini").write_text(CONFIGURATION)
-    for number, part in enumerate(parts):
-        (folder / f"test_{number}.py").write_text(HEAD + part)
-    return folder
 
 
 def sent(ran: Ran, scenario: str) -> dict[str, list[tuple[str, str]]]:
@@ -372,18 +340,6 @@ def test_tests_leave_the_reports_alone(tmp_path: Path) -> None:
     assert not (place / "reports").exists()
 
 
-def test_scenario_whose_worker_is_killed_is_an_error(tmp_path: Path) -> None:
-    """A worker that is killed takes its scenario with it, and no other: fewer ran than planned, which is status 3."""
-    place = project(tmp_path / "project", DIES, KEPT)
-    ran = run(tmp_path, "-n", "2", "-k", "kept-one or dies-python-polling", cwd=place)
-    assert ran.status == 3, ran.output
-    assert {name for name, verdict in ran.verdicts.items() if verdict != "kept"} == {"dies-python-polling"}, ran.output
-    assert ran.verdicts["dies-python-polling"] == "error"
-    assert (ran.summary["planned"], ran.summary["ran"]) == (3, 2)
-    assert ran.scenarios["dies-python-polling"]["why"] == "it did not finish: the run ended during its claim"
-    assert any(isinstance(event, h.Ok) for event in ran.histories("dies-python-polling")["claim"])
-
-
 @dataclass(frozen=True)
 class Hanging:
     """A run in which each of its processes is in the middle of a fault."""
@@ -427,16 +383,4 @@ def test_interrupted_run_reports_what_it_has(processes: int, tmp_path: Path) -> 
         ran, histories = started.wait()
     assert (ran.status, ran.summary["gate"], ran.summary["ran"]) == (2, "error", 0), ran.output
     assert "Traceback" not in ran.output
-    assert [bitten(history) for history in histories] == [True] * processes
-
-
-@pytest.mark.parametrize(
-    ("processes", "number"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (1, signal.SIGTERM)], ids=str
-)
-def test_killed_run_leaves_nothing_but_its_histories(processes: int, number: signal.Signals, tmp_path: Path) -> None:
-    """When pytest is killed the reaper ends everything that was started, and the histories can be read."""
-    with hanging(tmp_path, processes) as started:
-        started.run.process.send_signal(number)
-        ran, histories = started.wait()
-    assert ran.status == -number
     assert [bitten(history) for history in histories] == [True] * processes
