@@ -178,8 +178,8 @@ class _Server:
             return await asyncio.get_running_loop().run_in_executor(thread, function)
         except _Unreachable as error:
             said = f"{error}{await self._post_mortem()}"
-            if self.process is not None:
-                self._failure = said  # it is going to be replaced: nobody else has to wait for it
+            if self.process is not None and self.process.exit_status is None:
+                self._failure = said  # stuck, and going to be replaced: nobody else has to wait for it
             raise ToxiproxyError(said) from error
 
     async def _post_mortem(self) -> str:
