@@ -31,6 +31,10 @@ class Interrupts:
             signal.signal(number, handler)
         self._before = {}
 
+    def ignore(self) -> None:
+        """The run is ending anyway: as if it had been interrupted already."""
+        self._first = time.monotonic()
+
     def run(self, runner: asyncio.Runner, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` to its end.
 

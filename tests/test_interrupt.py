@@ -61,6 +61,12 @@ def test_work_after_an_interrupt_is_not_interrupted_again(interrupts: Interrupts
     assert done == ["stopped"]
 
 
+def test_run_that_is_ending_is_not_interrupted(interrupts: Interrupts) -> None:
+    """Once the run is ending anyway even the first Ctrl-C changes nothing."""
+    interrupts.ignore()
+    signal.raise_signal(signal.SIGINT)
+
+
 def test_work_that_does_not_end_can_be_ended(interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the loop is blocked, another Ctrl-C ends the work at once when its time to clean up is over."""
     monkeypatch.setattr(interrupt, "_GRACE_SECONDS", -1.0)

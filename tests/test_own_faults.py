@@ -436,8 +436,9 @@ def test_schedule_that_hangs(tmp_path: Path) -> None:
     require_histories(ran.reports, 1)
 
 
-def test_time_that_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("time", ["-1", "soon"])
+def test_time_that_is_none(time: str, tmp_path: Path) -> None:
     """A `--scenario-timeout` that is no time is pytest's usage error."""
-    ran = run(tmp_path, "scenarios", "--scenario-timeout", "-1")
+    ran = run(tmp_path, "scenarios", f"--scenario-timeout={time}")
     assert ran.status == 4
-    assert "argument --scenario-timeout: -1 is no number of seconds above 0" in ran.output
+    assert f"argument --scenario-timeout: {time} is no number of seconds above 0" in ran.output
