@@ -3,6 +3,7 @@
 Each is a failure of set-up, target or harness, and never a verdict.
 """
 
+import errno
 import signal
 
 
@@ -32,9 +33,14 @@ def brief(printed: str) -> str:
     return repr(" | ".join(printed.split("\n")).strip(" |")[-400:]) if printed.strip() else "nothing"
 
 
+def reason(error: OSError) -> str:
+    """What the system says, and what helps where that is known."""
+    said = error.strerror or str(error)
+    return f"{said} (see `ulimit -n`)" if error.errno in (errno.EMFILE, errno.ENFILE) else said
+
+
 def root_cause(error: BaseException) -> str:
     """What went wrong first: the layers above it only repeat it, at length."""
     while error.__context__ is not None:
         error = error.__context__
-    reason = error.strerror if isinstance(error, OSError) else None
-    return reason or str(error) or type(error).__name__
+    return (reason(error) if isinstance(error, OSError) else str(error)) or type(error).__name__

@@ -13,7 +13,7 @@ from typing import IO, Final, Literal
 
 import msgspec
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, reason
 
 MARKER = "marker"
 """The sender of the message that ends a run for its receivers: judged like any other, but no part of the schedule."""
@@ -284,7 +284,7 @@ class History:
         try:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
-            raise HarnessError(f"cannot read the history {path}: {error.strerror}") from error
+            raise HarnessError(f"cannot read the history {path}: {reason(error)}") from error
         unfinished = lines.pop()  # empty when the last line is whole
         events = []
         for number, line in enumerate(lines, start=1):
@@ -306,6 +306,9 @@ class Recorder:
     Half a surrogate pair (from a server that cuts an emoji in two, say) has no place in UTF-8. It is recorded as the
     text of its escape (a backslash and `ud83d`), in memory as on disk, so that every reader judges the same events.
 
+    Where an event cannot be written (a full disk, say) the history ends: one with a gap would accuse somebody. What is
+    under way is not disturbed by that, and `close` says it.
+
     Raises:
         HarnessError: the file cannot be made.
     """
@@ -313,39 +316,47 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self.events: list[AnyEvent] = []
         self._start = time.monotonic()
+        self._failure: str | None = None
         try:
             self._file: IO[bytes] = path.open("wb", buffering=0)
         except OSError as error:
-            raise HarnessError(f"cannot write the history {path}: {error.strerror}") from error
+            raise HarnessError(f"cannot write the history {path}: {reason(error)}") from error
 
     def now(self) -> float:
         """Seconds since the recorder was made, to the microsecond."""
         return round(time.monotonic() - self._start, 6)
 
     def record(self, event: AnyEvent) -> None:
-        """Append an event.
-
-        Raises:
-            HarnessError: the file cannot be written (a full disk, say).
-        """
+        """Append an event."""
         try:
             line = _encode(event) + b"\n"
         except UnicodeEncodeError:
             event = _without_surrogates(event)
             line = _encode(event) + b"\n"
         self.events.append(event)
+        if self._failure is None:
+            self._failure = self._write(line)
+
+    def _write(self, line: bytes) -> str | None:
+        """Write a whole line or nothing; why it is nothing."""
         try:
             written = os.write(self._file.fileno(), line)
         except OSError as error:
-            raise HarnessError(f"cannot write the history {self._file.name}: {error.strerror}") from error
+            return reason(error)
         if written != len(line):
-            # What is recorded next must not continue half a line.
             os.ftruncate(self._file.fileno(), self._file.seek(-written, os.SEEK_CUR))
-            raise HarnessError(f"cannot write the history {self._file.name}: no space left")
+            return "no space left"
+        return None
 
     def close(self) -> None:
-        """Close the file; the events stay."""
+        """Close the file; the events stay.
+
+        Raises:
+            HarnessError: the file lacks events, because it could not be written.
+        """
         self._file.close()
+        if self._failure is not None:
+            raise HarnessError(f"cannot write the history {self._file.name}: {self._failure}")
 
 
 def _without_surrogates(event: AnyEvent) -> AnyEvent:

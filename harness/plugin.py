@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 import fcntl
 import os
@@ -18,9 +19,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import repeat, report, scenario, system, target
-from harness.errors import HarnessError, TargetError
+from harness import reaper, repeat, report, resources, scenario, system, target
+from harness.errors import HarnessError, TargetError, reason
+from harness.history import History
 from harness.install import locate
+from harness.interrupt import Interrupts
 from harness.report import run as run_folder
 from harness.report import summary, terminal
 from harness.scenario import Case, Declared, Result
@@ -56,6 +59,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FOLDER",
         help="where reports are written (default: reports)",
     )
+    group.addoption(
+        "--scenario-timeout",
+        type=_seconds,
+        default=system.SCENARIO_TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help="a scenario that takes longer, with its controls, is an error "
+        f"(default: {system.SCENARIO_TIMEOUT_SECONDS:g})",
+    )
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
 
 
 def _writable(folder: str) -> str:
@@ -72,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True):
     folder: str
     seed: int
     command: str
+    process: int
 
 
 class ScenarioError(Exception):
@@ -91,6 +110,8 @@ class Gate:
         self._target_option = str(config.getoption("--target"))
         self._repeat: int = config.getoption("--repeat")
         self._toxiproxy_url: str | None = config.getoption("--toxiproxy-url")
+        self._timeout_seconds: float = config.getoption("--scenario-timeout")
+        self._interrupts = config.stash[_INTERRUPTS]
         self._runner = asyncio.Runner()
         self._toxiproxy: Toxiproxy | None = None
 
@@ -123,10 +144,7 @@ class Gate:
             environment=self._environment(),
             repeat=self._repeat,
         )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise HarnessError(f"cannot make the run folder {self.folder}: {error.strerror}") from error
+        run_folder.make(self.folder, may_exist=True)
         run_folder.write_atomically(path, msgspec.json.encode(plan))
 
     def _declare(self, item: "ScenarioItem", again: list[str]) -> Declared:
@@ -167,27 +185,42 @@ class Gate:
     # -- the runs ------------------------------------------------------------------------------------------------
 
     def preflight(self) -> str | None:
-        """Why no scenario can run on this target, found out once in a run; None when they can."""
+        """Why no scenario can run on this target, found out once in a run; None when they can.
+
+        Raises:
+            HarnessError: that cannot be written down.
+        """
         path = self.folder / "preflight.json"
-        with (self.folder / ".preflight.lock").open("w") as lock:
+        try:
+            lock = (self.folder / ".preflight.lock").open("w")
+        except OSError as error:
+            raise HarnessError(f"cannot write to the run folder {self.folder}: {reason(error)}") from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
                 return msgspec.json.decode(path.read_bytes(), type=run_folder.Preflight).error
-            error = None
-            folder = self.folder / "preflight"
-            folder.mkdir(exist_ok=True)  # it is there when a process was killed in it
-            try:
-                self._runner.run(self._preflight(folder))
-            except HarnessError as failure:
-                error = str(failure)
-            run_folder.write_atomically(path, msgspec.json.encode(run_folder.Preflight(error)))
-            return error
+            found = self._obstacle(self.folder / "preflight")
+            run_folder.write_atomically(path, msgspec.json.encode(run_folder.Preflight(found)))
+            return found
+
+    def _obstacle(self, folder: Path) -> str | None:
+        try:
+            run_folder.make(folder, may_exist=True)  # it is there when a process was killed in it
+            self._interrupts.run(self._runner, self._preflight(folder))
+        except HarnessError as error:
+            return str(error)
+        return None
 
     async def _preflight(self, folder: Path) -> None:
+        resources.require(folder)
         await system.preflight(self.target, await self._running_toxiproxy(), folder)
 
     def run(self, item: "ScenarioItem") -> Result:
-        """Run a case as often as it is planned, and leave its verdict in its folder: of several, the worst."""
+        """Run a case as often as it is planned, and leave its verdict in its folder: of several, the worst.
+
+        Raises:
+            HarnessError: it cannot be written.
+        """
         folder = self.folder / item.case.id
         declared = self._declare(item, self._again(self.settings.seed))
         if self._repeat == 1:
@@ -210,38 +243,44 @@ class Gate:
 
     def _is_unusable(self, place: Path) -> bool:
         """Whether Toxiproxy or the target is what failed: then not even one message can be sent and read back."""
-        folder = place / "preflight"
-        folder.mkdir()
-        try:
-            self._runner.run(self._preflight(folder))
-        except HarnessError:
-            return True
-        return False
+        return self._obstacle(place / "preflight") is not None
 
     def _run_once(self, declared: Declared, case: Case, folder: Path, seed: int) -> Result:
         """Run a case once and leave its histories and its verdict in `folder`."""
         _begin(folder, declared)
         began = time.monotonic()
         failure = None
+        histories: dict[str, History] = {}
         try:
-            self._runner.run(self._perform(case, folder, seed))
+            self._interrupts.run(self._runner, self._perform(case, folder, seed))
         except HarnessError as error:
             failure = str(error)
         seconds = time.monotonic() - began
-        result = scenario.decide(declared, run_folder.load_histories(folder), seconds)
+        try:
+            histories = run_folder.load_histories(folder)
+        except HarnessError as error:
+            failure = failure or str(error)
+        result = scenario.decide(declared, histories, seconds)
         if failure is not None:
             result.verdict, result.why = "error", failure
         run_folder.write_atomically(folder / "verdict.json", msgspec.json.encode(result))
         return result
 
     async def _perform(self, case: Case, folder: Path, seed: int) -> None:
-        toxiproxy = await self._running_toxiproxy()
+        deadline = time.monotonic() + self._timeout_seconds
         for run in scenario.runs(case, self.target):
+            if (left := deadline - time.monotonic()) <= 0:
+                break  # the run before says so
+            toxiproxy = await self._running_toxiproxy()
             place = folder / run.folder
-            place.mkdir()
-            await system.perform(case, run, self.target, toxiproxy, place, seed)
+            run_folder.make(place)
+            await system.perform(case, run, self.target, toxiproxy, place, seed, left)
 
     async def _running_toxiproxy(self) -> Toxiproxy:
+        """The Toxiproxy of this process; in the place of one of ours that is dead or stuck, a new one."""
+        if self._toxiproxy is not None and self._toxiproxy.owned and not await self._toxiproxy.is_usable():
+            await self._toxiproxy.stop()
+            self._toxiproxy = None
         if self._toxiproxy is None:
             if self._toxiproxy_url is not None:
                 self._toxiproxy = await Toxiproxy.use(self._toxiproxy_url)
@@ -253,17 +292,18 @@ class Gate:
     def close(self) -> None:
         """Stop what this process started."""
         if self._toxiproxy is not None:
-            self._runner.run(self._toxiproxy.stop())
+            self._interrupts.run(self._runner, self._toxiproxy.stop())
         self._runner.close()
 
 
 def _begin(folder: Path, declared: Declared) -> None:
     """Make the folder of a scenario, or of one repetition."""
-    folder.mkdir()
+    run_folder.make(folder)
     run_folder.write_atomically(folder / "scenario.json", msgspec.json.encode(declared))
 
 
 _GATE = pytest.StashKey[Gate]()
+_INTERRUPTS = pytest.StashKey[Interrupts]()
 _SETTINGS = pytest.StashKey[Settings]()
 _NO_PLAN = pytest.StashKey[str]()
 _CLOSING = pytest.StashKey[list[str]]()
@@ -326,13 +366,23 @@ def pytest_configure(config: pytest.Config) -> None:
     # pytest-xdist gives its workers this attribute, and a worker what `pytest_configure_node` put into it.
     of_controller = getattr(config, "workerinput", {}).get("midemit")
     settings = _settings(config) if of_controller is None else msgspec.convert(of_controller, Settings)
+    if of_controller is not None:
+        reaper.die_with(settings.process)
     config.stash[_SETTINGS] = settings
+    config.stash[_INTERRUPTS] = Interrupts()
+    config.stash[_INTERRUPTS].listen()
     try:
         config.stash[_GATE] = Gate(config, settings)
     except TargetError as error:
         if of_controller is None:
             _report_refusal(settings, str(config.getoption("--target")), str(error))
         pytest.exit(str(error), returncode=summary.EXIT_STATUS["error"])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give the signals back."""
+    if _INTERRUPTS in config.stash:
+        config.stash[_INTERRUPTS].stop_listening()
 
 
 def _report_refusal(settings: Settings, target_option: str, error: str) -> None:
@@ -363,6 +413,7 @@ def _settings(config: pytest.Config) -> Settings:
         folder=str(reports / f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"),
         seed=seed if seed is not None else random.SystemRandom().randrange(_MAXIMUM_SEED),
         command=shlex.join(["pytest", *config.invocation_params.args]),
+        process=os.getpid(),
     )
 
 
@@ -400,9 +451,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         try:
             gate.plan(scenarios)
         except HarnessError as error:
-            session.config.stash[_NO_PLAN] = str(error)
-            if _is_worker(session.config):
-                session.config.workeroutput["midemit"] = str(error)  # type: ignore[attr-defined]  # pytest-xdist's
+            _refuse(session.config, str(error))
+
+
+def _refuse(config: pytest.Config, error: str) -> None:
+    """Let nothing run, and say why in the process that the user started."""
+    config.stash[_NO_PLAN] = error
+    if _is_worker(config):
+        config.workeroutput["midemit"] = error  # type: ignore[attr-defined]  # pytest-xdist's
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -413,15 +469,31 @@ def pytest_testnodedown(node: Any) -> None:
         node.config.stash[_NO_PLAN] = error
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: Any) -> None:
+    """Write down that the worker of pytest-xdist that ran a scenario has died: nobody else knows."""
+    config = report.node.config
+    with contextlib.suppress(HarnessError):  # no plan, or no room: the scenario has no verdict anyway
+        run_folder.note_death(config.stash[_GATE].folder, crashitem, report.node.gateway.id)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Run nothing where no scenario can run."""
     if session.config.getoption("collectonly") or not any(isinstance(item, ScenarioItem) for item in session.items):
         return None
-    if _NO_PLAN in session.config.stash or session.config.stash[_GATE].preflight() is not None:
+    if _NO_PLAN in session.config.stash or not _can_run(session.config):
         session.shouldstop = "no scenario can run"
         return True
     return None
+
+
+def _can_run(config: pytest.Config) -> bool:
+    try:
+        return config.stash[_GATE].preflight() is None
+    except HarnessError as error:
+        _refuse(config, str(error))
+        return False
 
 
 # After pytest-xdist's own: then its workers have ended, and nothing is added to the run folder any more.
@@ -431,15 +503,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate = session.config.stash.get(_GATE, None)
     if gate is None:
         return
+    session.config.stash[_INTERRUPTS].ignore()
     gate.close()
     if _is_worker(session.config):
         return
     closing: list[str] = []
-    if _NO_PLAN in session.config.stash:
-        closing.append(f"error: {session.config.stash[_NO_PLAN]}")
-        session.exitstatus = summary.EXIT_STATUS["error"]
-    elif (gate.folder / "plan.json").exists():
+    refused = session.config.stash.get(_NO_PLAN, None)
+    if refused is not None:
+        closing.append(f"error: {refused}")
+    if (gate.folder / "plan.json").exists():
         _report(session, gate.folder, exitstatus, closing)
+    if refused is not None:
+        session.exitstatus = summary.EXIT_STATUS["error"]
     if closing:
         session.config.stash[_CLOSING] = closing
 

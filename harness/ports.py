@@ -11,7 +11,7 @@ import random
 import socket
 from dataclasses import dataclass
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, reason
 
 # Below 32768, where Linux starts its ephemeral range (macOS starts at 49152).
 _FIRST = 20_000
@@ -36,7 +36,7 @@ def reserve() -> Reservation:
     """Reserve a port that nothing listens on.
 
     Raises:
-        HarnessError: no free port was found.
+        HarnessError: no free port was found, or no file descriptor is left.
     """
     # Not the run's seed: two runs with the same seed on one machine must not meet on the same ports.
     choice = random.Random(os.urandom(8))
@@ -45,21 +45,28 @@ def reserve() -> Reservation:
         companion = _bound(port + _COMPANION_OFFSET)
         if companion is None:
             continue
-        probe = _bound(port)
+        try:
+            probe = _bound(port)
+        except HarnessError:
+            companion.close()
+            raise
         if probe is not None:
             probe.close()
             return Reservation(port, companion)
         companion.close()
     raise HarnessError(
         f"no free port on 127.0.0.1 between {_FIRST} and {_FIRST + _COUNT - 1} in {_TRIES} tries: "
-        "too many harness runs at once, or no file descriptors left (see `ulimit -n`)"
+        "too many harness runs at once"
     )
 
 
 def _bound(port: int) -> socket.socket | None:
     # Without SO_REUSEADDR: it excludes everybody else without listening, and finds no port on which connections of an
     # earlier server are left in TIME_WAIT, so that a server that does not set the option can be started there too.
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        raise HarnessError(f"cannot reserve a port: {reason(error)}") from error
     try:
         bound.bind(("127.0.0.1", port))
     except OSError:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import reaper, waiting
-from harness.errors import HarnessError
+from harness.errors import HarnessError, reason
 
 # The kernel ends a killed process at once; only uninterruptible I/O can hold it.
 _KILL_TIMEOUT_SECONDS = 10.0
@@ -47,6 +47,7 @@ class ProcessGroup:
         self._on_exit = on_exit
         self._input: asyncio.WriteTransport | None = None
         try:
+            reaper.stand_by()
             with log.open("ab") as output:
                 self._leader = subprocess.Popen(
                     self.command,
@@ -58,8 +59,9 @@ class ProcessGroup:
                     start_new_session=True,
                 )
         except (OSError, ValueError) as error:  # a ValueError: a null byte in an argument or a variable
-            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
-            raise HarnessError(f"cannot start {self.command[0]!r}: {reason}") from error
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            where = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+            raise HarnessError(f"cannot start {self.command[0]!r}: {why}{where}") from error
         self.pid = self._leader.pid
         reaper.hold("group", self.pid)
         # A thread of its own: the event loop's default pool is small, and this one blocks for the process's life.

@@ -19,8 +19,19 @@ from typing import IO, Literal
 Kind = Literal["group", "directory", "url"]
 """A process group id to SIGKILL, a directory to remove, a URL to send DELETE to."""
 
+_PR_SET_PDEATHSIG = 1
+
 _reaper: subprocess.Popen[str] | None = None
 _held: dict[tuple[Kind, str], None] = {}
+
+
+def stand_by() -> None:
+    """Have the reaper there before there is something to hold: what is started must not wait for it.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    _pipe()
 
 
 def hold(kind: Kind, name: str | int) -> None:
@@ -64,8 +75,23 @@ def _close(reaper: "subprocess.Popen[str]") -> None:
     assert reaper.stdin is not None
     with contextlib.suppress(OSError):
         reaper.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    # One more Ctrl-C: it ends without us, too.
+    with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         reaper.wait(timeout=10)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel SIGKILL this process when `parent`, which started it, ends in any way (on Linux only).
+
+    A worker of pytest-xdist would go on for seconds; what it has started is its own reaper's to end.
+    """
+    if not sys.platform.startswith("linux") or os.getppid() != parent:  # it may run on another machine
+        return
+    import ctypes  # needed by nobody else, and the reaper has to start quickly
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended meanwhile
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _main() -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from harness import history as h
-from harness import ports, reaper, waiting
+from harness import ports, reaper, resources, waiting
 from harness.clients.author import Message, Offsets, patience_seconds
 from harness.clients.client import Dialer
 from harness.clients.process import ProcessSender
 from harness.clients.receiver import Receiver
 from harness.clients.sender import Sender
-from harness.errors import HarnessError, TargetError
+from harness.errors import HarnessError, TargetError, reason
 from harness.fault import Fault, NotSeen
 from harness.link import Link, SenderLink
 from harness.scenario import Case, Run, Scenario, cases, seed_of
@@ -26,6 +26,9 @@ from harness.server import Server
 from harness.store import SQLiteStore
 from harness.target import Target, fill
 from harness.toxiproxy import Toxiproxy
+
+SCENARIO_TIMEOUT_SECONDS = 120.0
+"""How long a scenario may take, with its controls, unless the user says otherwise: far longer than any does."""
 
 # How long acknowledged messages may take to become readable, and stored ones to reach the receivers.
 _SETTLE_SECONDS = 3.0
@@ -134,7 +137,10 @@ class System:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._cleanup.aclose()
+        try:
+            resources.require(self._folder)  # what else went wrong may come of that
+        finally:
+            await self._cleanup.aclose()
 
     async def _assemble(self) -> None:
         claims, store = self.target.claims, self.target.store
@@ -180,8 +186,8 @@ class System:
 
     def _directory(self) -> Path:
         directory = tempfile.mkdtemp(prefix="midemit-")
-        reaper.hold("directory", directory)
         self._cleanup.callback(self._remove, directory)
+        reaper.hold("directory", directory)
         return Path(directory)
 
     def _remove(self, directory: str) -> None:
@@ -367,16 +373,28 @@ class System:
         self._recorder.record(h.Failed(time=self._recorder.now(), where=where, reason=reason))
 
 
-async def perform(case: Case, run: Run, target: Target, toxiproxy: Toxiproxy, folder: Path, seed: int) -> None:
+async def perform(
+    case: Case,
+    run: Run,
+    target: Target,
+    toxiproxy: Toxiproxy,
+    folder: Path,
+    seed: int,
+    timeout_seconds: float = SCENARIO_TIMEOUT_SECONDS,
+) -> None:
     """Do one run of a case and leave its history in `folder`, whatever happens.
 
-    What fails around the traffic is in the history too; nothing is raised but by Ctrl-C and its like.
+    What fails around the traffic is in the history too.
+
+    Raises:
+        HarnessError: the history cannot be written.
     """
     random_numbers = seed_of(seed, case.id, run)
     token = f"{random_numbers.getrandbits(32):08x}"
     recorder = h.Recorder(folder / "history.jsonl")
-    try:
-        recorder.record(_started(case, run, target, token, seed))
+
+    async def whole() -> None:
+        resources.require(folder)
         async with System(
             target,
             run,
@@ -389,14 +407,24 @@ async def perform(case: Case, run: Run, target: Target, toxiproxy: Toxiproxy, fo
         ) as system:
             await case.scenario.schedule(system, **run.parameters)
             await system.final_read()
+
+    try:
+        recorder.record(_started(case, run, target, token, seed))
+        await waiting.within(
+            whole(),
+            awaited="the scenario to end (all that --scenario-timeout leaves it)",
+            timeout_seconds=timeout_seconds,
+        )
         recorder.record(h.Finished(time=recorder.now()))
     except HarnessError as error:
         recorder.record(h.Failed(time=recorder.now(), where=type(error).__name__, reason=str(error)))
     except Exception as error:
         # A schedule is anybody's code: whatever it raises ends this run, and says nothing about the target.
-        (folder / "traceback.txt").write_text(traceback.format_exc())
-        reason = f"{type(error).__name__}: {error} (see {folder / 'traceback.txt'})"
-        recorder.record(h.Failed(time=recorder.now(), where="the schedule", reason=reason))
+        said = f"{type(error).__name__}: {reason(error) if isinstance(error, OSError) else error}"
+        with contextlib.suppress(OSError):
+            (folder / "traceback.txt").write_text(traceback.format_exc())
+            said += f" (see {folder / 'traceback.txt'})"
+        recorder.record(h.Failed(time=recorder.now(), where="the schedule", reason=said))
     finally:
         recorder.close()
 

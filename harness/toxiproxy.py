@@ -163,6 +163,7 @@ class _Server:
         self.process = process
         self.ending = False
         self._retired = False
+        self._failure: str | None = None
 
     def retire(self) -> None:
         """From now on this is not the server that the library calls."""
@@ -171,10 +172,15 @@ class _Server:
     async def call(self, thread: ThreadPoolExecutor, function: Callable[[], T]) -> T:
         if self._retired:
             raise ToxiproxyError(f"the Toxiproxy at {self.url} is not in use any more: it has been stopped")
+        if self._failure is not None:
+            raise ToxiproxyError(self._failure)
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, function)
         except _Unreachable as error:
-            raise ToxiproxyError(f"{error}{await self._post_mortem()}") from error
+            said = f"{error}{await self._post_mortem()}"
+            if self.process is not None and self.process.exit_status is None:
+                self._failure = said  # stuck, and going to be replaced: nobody else has to wait for it
+            raise ToxiproxyError(said) from error
 
     async def _post_mortem(self) -> str:
         if self.process is None:
@@ -290,6 +296,14 @@ class Toxiproxy:
             ToxiproxyError: it has exited (with its last log lines) or does not answer.
         """
         await self._server.call(self._thread, _version)
+
+    async def is_usable(self) -> bool:
+        """Whether the server answers."""
+        try:
+            await self.alive()
+        except ToxiproxyError:
+            return False
+        return True
 
     async def proxy(self, name: str, upstream_port: int) -> "Proxy":
         """Make a proxy from a free port to `upstream_port`, both on 127.0.0.1, that accepts connections.

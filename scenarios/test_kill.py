@@ -17,7 +17,12 @@ async def test_message_in_flight_at_a_kill_is_stored_once(system: System) -> Non
     await alice.send()
 
 
-@scenario(family="crash", controls=["new-offset", "without_unique"], variants={"after-commit": {}})
+@scenario(
+    family="crash",
+    controls=["new-offset", "without_unique"],
+    variants={"after-commit": {}},
+    transports=["websocket"],
+)
 async def test_message_committed_before_a_kill_is_stored_once(system: System) -> None:
     """A server killed between its commit and its acknowledgement has stored the message: its resend adds nothing."""
     alice = await system.sender("alice")
@@ -30,7 +35,13 @@ async def test_message_committed_before_a_kill_is_stored_once(system: System) ->
     await alice.send()
 
 
-@scenario(family="crash", controls=["new-offset", "without_unique"], variants={"point": {}}, crash_point="after_commit")
+@scenario(
+    family="crash",
+    controls=["new-offset", "without_unique"],
+    variants={"point": {}},
+    transports=["websocket"],
+    crash_point="after_commit",
+)
 async def test_message_committed_before_a_crash_is_stored_once(system: System) -> None:
     """A server that dies by itself between its commit and its broadcast has stored the message, once."""
     alice = await system.sender("alice")

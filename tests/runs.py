@@ -24,7 +24,31 @@ from harness.report.run import load_histories
 PROJECT = Path(__file__).resolve().parent.parent
 # Generous, for a machine with other work: nothing here takes half as long on one that has nothing else to do.
 TIMEOUT_SECONDS = 120.0
+# A project of somebody else, with scenarios that are as quick as can be.
+CONFIGURATION = """
+[pytest]
+addopts = -p harness.plugin --import-mode=importlib
+"""
+HEAD = """
+import asyncio, os, pathlib, signal, sqlite3
+from harness.scenario import scenario
+"""
+KEPT = '''
+@scenario(family="kept", variants={"one": {}, "two": {}})
+async def test_kept(system):
+    """Every message arrives."""
+    await (await system.sender("alice")).send_many(3)
+'''
 _MARK = "MIDEMIT_TEST_RUN"
+
+
+def project(folder: Path, *parts: str) -> Path:
+    """Write a project with one file for each part."""
+    folder.mkdir(exist_ok=True)
+    (folder / "pytest.ini").write_text(CONFIGURATION)
+    for number, part in enumerate(parts):
+        (folder / f"test_{number}.py").write_text(HEAD + part)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -169,10 +193,15 @@ def run(
         return started.wait()
 
 
-def wait_until(condition: Callable[[], object], awaited: str, last_seen: Callable[[], object] | None = None) -> None:
+def wait_until(
+    condition: Callable[[], object],
+    awaited: str,
+    last_seen: Callable[[], object] | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> None:
     """Wait until `condition` returns something true."""
     asyncio.run(
         waiting.until(
-            condition, awaited=awaited, timeout_seconds=TIMEOUT_SECONDS, last_seen=last_seen, interval_seconds=0.02
+            condition, awaited=awaited, timeout_seconds=timeout_seconds, last_seen=last_seen, interval_seconds=0.02
         )
     )

@@ -16,8 +16,8 @@ from harness import soak
 from harness.__main__ import main
 from harness.report.summary import EXIT_STATUS, WEIGHT, Summary
 from harness.soak import Run
-from tests.runs import TIMEOUT_SECONDS, wait_until
-from tests.test_plugin import HANGS, KEPT, project
+from tests.runs import KEPT, TIMEOUT_SECONDS, project, wait_until
+from tests.test_plugin import HANGS
 
 LOCK, KILL = "lock-long-python-polling", "kill-mid-emit-python-websocket"
 
@@ -26,8 +26,8 @@ def scenario(name: str, verdict: str, number: int) -> dict[str, Any]:
     """What a summary says of a scenario."""
     words = {"id": name, "family": "x", "client": "python", "transport": "polling", "title": "", "why": ""}
     empty: dict[str, Any] = {"counts": {}, "anomalies": [], "reported": [], "bites": [], "controls": []}
-    ends = {"recovery_seconds": None, "worst_delay_seconds": None, "seconds": 0.0, "replay": f"pytest {name} --seed {number}"}
-    return {**words, **empty, **ends, "verdict": verdict}
+    took = {"recovery_seconds": None, "worst_delay_seconds": None, "seconds": 0.0}
+    return {**words, **empty, **took, "replay": f"pytest {name} --seed {number}", "verdict": verdict}
 
 
 def ran(number: int, status: int | None = None, gate: str | None = None, /, **verdicts: str) -> Run:

@@ -1,5 +1,6 @@
 """A run folder on disk: what was planned, what came of it, and why the rest did not finish."""
 
+import contextlib
 import itertools
 import os
 import uuid
@@ -10,13 +11,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, reason
 from harness.history import History
 from harness.repeat import Count, tally, worst
 from harness.repeat import folder as repetition
 from harness.scenario import CONTROLS, Declared, Result
 
 HISTORY = "history.jsonl"
+DEATH = "death.txt"
 LATEST = "latest"
 _T = TypeVar("_T")
 
@@ -134,7 +136,7 @@ def _read(path: Path, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
-        raise HarnessError(f"cannot read {path}: {error.strerror}") from error
+        raise HarnessError(f"cannot read {path}: {reason(error)}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise HarnessError(f"{path} is damaged: {error}") from error
 
@@ -162,14 +164,16 @@ def _result(folder: Path, declared: Declared, plan: Plan, preflight_error: str |
     if preflight_error is not None:
         first = next(iter(preflight_error.splitlines()), "")
         raise HarnessError(f"it did not run: no scenario could: {first}")
+    death = folder / DEATH
+    ended = death.read_text() if death.exists() else "the run ended"
     if plan.repeat > 1 and (repetitions := repetitions_in(folder, plan.repeat)):
-        raise HarnessError(_unfinished(repetitions, plan.repeat))
-    begun = [path.parent.name for path in sorted(folder.glob(f"*/{HISTORY}"), key=_age)]
+        raise HarnessError(_unfinished(repetitions, plan.repeat, ended))
+    begun = [name for name in _runs(declared) if (folder / name / HISTORY).exists()]
     if begun:
-        raise HarnessError(f"it did not finish: the run ended during its {begun[-1]}")
+        raise HarnessError(f"it did not finish: {ended} during its {begun[-1]}")
     if (folder / "scenario.json").exists():
-        raise HarnessError("it did not finish: the run ended before its first message")
-    raise HarnessError("it did not run: the run ended before it")
+        raise HarnessError(f"it did not finish: {ended} before its first message")
+    raise HarnessError(f"it did not run: {ended} before it")
 
 
 def _check_repeated(path: Path, result: Result, planned: int) -> None:
@@ -192,23 +196,53 @@ def repetitions_in(folder: Path, planned: int) -> list[Path]:
     return list(itertools.takewhile(Path.is_dir, places))
 
 
-def _unfinished(repetitions: Sequence[Path], planned: int) -> str:
+def _unfinished(repetitions: Sequence[Path], planned: int, ended: str) -> str:
     """How far a repeated scenario came; a broken repetition before the end is not lost sight of."""
     finished = [_read(path, Result) for folder in repetitions if (path := folder / "verdict.json").exists()]
     if not finished:
-        return f"it did not finish: the run ended during the first of {planned} repetitions"
+        return f"it did not finish: {ended} during the first of {planned} repetitions"
     verdicts = [result.verdict for result in finished]
     counts = ", ".join(f"{word} {count}" for word, count in tally(verdicts).items())
-    told = f"it did not finish: {len(finished)} of {planned} repetitions have a verdict ({counts})"
+    told = f"it did not finish: {ended} when {len(finished)} of {planned} repetitions had a verdict ({counts})"
     first = finished[worst(verdicts)]
     return told if first.verdict == "kept" else f"{told}; {first.verdict}: {first.replay}"
 
 
-def _age(path: Path) -> tuple[int, str]:
-    return path.stat().st_mtime_ns, path.parent.name
+def _runs(declared: Declared) -> list[str]:
+    """The folders of a scenario's runs, in their order."""
+    return [f"{role}-{name}" for name in declared.controls for role in ("null", "control")] + ["claim"]
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
+
+
+def make(folder: Path, *, may_exist: bool = False) -> None:
+    """Make a run folder, or a folder in one.
+
+    Raises:
+        HarnessError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=may_exist)
+    except OSError as error:
+        raise HarnessError(f"cannot make the run folder {folder}: {reason(error)}") from error
+
+
+def note_death(folder: Path, nodeid: str, worker: str) -> None:
+    """Write down, for its scenario, that a worker died.
+
+    Args:
+        folder: the run folder.
+        nodeid: what pytest calls the scenario that the worker ran.
+        worker: its name.
+
+    Raises:
+        HarnessError: it cannot be written.
+    """
+    for declared in load(folder).plan.planned:
+        if declared.nodeid == nodeid:
+            make(folder / declared.id, may_exist=True)
+            write_atomically(folder / declared.id / DEATH, f"its worker {worker} died".encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -222,8 +256,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise HarnessError(f"cannot write {path}: {error.strerror}") from error
+        with contextlib.suppress(OSError):  # on a read-only disk even what is not there cannot be removed
+            draft.unlink(missing_ok=True)
+        raise HarnessError(f"cannot write {path}: {reason(error)}") from error
 
 
 def publish(folder: Path) -> None:
@@ -244,7 +279,7 @@ def publish(folder: Path) -> None:
         draft.replace(latest)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise HarnessError(f"cannot write {latest}: {error.strerror}") from error
+        raise HarnessError(f"cannot write {latest}: {reason(error)}") from error
 
 
 def _draft(path: Path) -> Path:

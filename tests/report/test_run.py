@@ -208,7 +208,7 @@ def test_a_killed_repetition_leaves_the_scenario_unfinished(repeated: Path) -> N
     (repeated / "verdict.json").unlink()
     (repeated / "repeat-03" / "verdict.json").unlink()
     assert unfinished(repeated) == (
-        "it did not finish: 2 of 3 repetitions have a verdict (broken 1, kept 1); broken: "
+        "it did not finish: the run ended when 2 of 3 repetitions had a verdict (broken 1, kept 1); broken: "
         f"pytest 'scenarios/test_lock.py::test_it[lock-often-python-polling]' --seed {seeds(7, 3)[1]}"
     )
 
