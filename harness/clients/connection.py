@@ -277,11 +277,13 @@ class Connection:
         eio = self._client.eio
         eio.state = "disconnected"
         tasks = [task for task in (eio.read_loop_task, eio.write_loop_task) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._http.close()
-        if eio.ws is not None:
-            await eio.ws.close()  # at once, since its transport is gone; it gives back what aiohttp counts as open
-        with contextlib.suppress(ValueError):
-            engineio.base_client.connected_clients.remove(eio)
+        async with contextlib.AsyncExitStack() as ending:  # each step is taken, also when this is cancelled in one
+            with contextlib.suppress(ValueError):
+                engineio.base_client.connected_clients.remove(eio)
+            if eio.ws is not None:
+                # At once, since its transport is gone by then; it gives back what aiohttp counts as open.
+                ending.push_async_callback(eio.ws.close)
+            ending.push_async_callback(self._http.close)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,7 +19,7 @@ log = logging.getLogger("chat")
 def open_database(path: str) -> sqlite3.Connection:
     """Open the database; the table is made if it is not there."""
     database = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA journal_mode = DELETE")  # the default: with it a writer and a reader exclude each other
     database.execute("PRAGMA synchronous = FULL")
     with database:
         database.execute(
