@@ -66,8 +66,11 @@ class Outbox:
     """The messages that are not settled, in a file that outlives the process."""
 
     def __init__(self, path: Path) -> None:
-        self.unsettled = _unsettled(path)
+        whole, newline, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+        self.unsettled = _unsettled(whole)
         self._file = path.open("ab", buffering=0)
+        # What follows the last newline was cut by a kill: that message was never emitted.
+        self._file.truncate(len(whole + newline))
 
     def keep(self, command: Post | Settled) -> None:
         """Append, and have it on disk before anything else happens."""
@@ -75,14 +78,13 @@ class Outbox:
         os.fsync(self._file.fileno())
 
 
-def _unsettled(path: Path) -> list[Post]:
+def _unsettled(lines: bytes) -> list[Post]:
     left: dict[str, Post] = {}
-    # Without a newline a line was cut by a kill: that message was never emitted.
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        command = _kept.decode(line) if line.endswith(b"\n") else None
+    for line in filter(None, lines.split(b"\n")):
+        command = _kept.decode(line)
         if isinstance(command, Post):
             left[command.message] = command
-        elif command is not None:
+        else:
             left.pop(command.message, None)
     return list(left.values())
 
