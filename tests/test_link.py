@@ -24,7 +24,6 @@ from tests.systems import (
     connected,
     described,
     in_event_loop,
-    listening,
     seen,
     serving,
     soon,
@@ -233,10 +232,10 @@ async def test_restoring_a_link_that_holds_data_is_quick(transport: str, tmp_pat
         receiver, link = await here.receiver()
         await server.broadcast("before", 1)
         await here.recorded(h.Received)
-        await link.freeze("downstream")
+        await link.hold("downstream")
         for number in range(2, 12):
             await server.broadcast("held" * 100, number)
-        await link.freeze("upstream")
+        await link.hold("upstream")
         began = time.monotonic()
         await link.restore()
         assert time.monotonic() - began < 0.5
@@ -255,7 +254,7 @@ async def test_frozen_bytes_reach_nobody_and_stay_on_their_connection(transport:
         alice = await here.sender()
         connection = await soon(alice.idle())
         sent = connection.bytes_sent
-        await alice.link.freeze("upstream")
+        await alice.link.hold("upstream")
         message = alice.post()
         await seen(lambda: connection.bytes_sent > sent, "the message to leave")
         bob = await here.sender("bob")
@@ -265,25 +264,6 @@ async def test_frozen_bytes_reach_nobody_and_stay_on_their_connection(transport:
         await alice.link.restore()
         await soon(message.done.wait())
         assert len(server.received) == 2
-
-
-@pytest.mark.parametrize("count", [1, 100, 1000])
-@in_event_loop
-async def test_limit_downstream_lets_so_many_bytes_pass(count: int, tmp_path: Path) -> None:
-    """A connection ends after so many bytes from the server, wherever in a frame that is."""
-
-    async def pour(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(2000):
-            writer.write(b"x")
-            await writer.drain()
-        await asyncio.Event().wait()
-
-    async with listening(pour) as port, clients(tmp_path, port) as here:
-        link = await here.link("rita")
-        await link.limit(count, "downstream")
-        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
-        assert len(await soon(reader.read())) == count
-        writer.close()
 
 
 # -- one client --------------------------------------------------------------------------------------------------

@@ -52,8 +52,10 @@ order = "sender"
 receivers = "at-least-once"
 replay = true
 content = "plain"
+recovery_seconds = 1.5
 [controls]
 without_unique = ["{python}", "server.py", "{port}", "{database}", "--without-unique"]
+without_acknowledgement = ["{python}", "server.py", "{port}", "{database}", "--mute"]
 [crash_points]
 after_commit = { CRASH = "after-commit:{message}" }
 before_commit = { CRASH = "before-commit:{message}", LOUD = "1" }
@@ -296,8 +298,8 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
         ("server", "`command`, `cwd`, `env`, `ready`, `ready_timeout_seconds`, `stop_timeout_seconds`"),
         ("protocol", "`ack_timeout_seconds`, `broadcast`, `event`, `namespace`, `path`"),
         ("store", "`kind`, `location`, `rows`"),
-        ("claims", "`content`, `guarantee`, `order`, `receivers`, `replay`"),
-        ("controls", "`without_unique`"),
+        ("claims", "`content`, `guarantee`, `order`, `receivers`, `recovery_seconds`, `replay`"),
+        ("controls", "`without_acknowledgement`, `without_unique`"),
     ],
 )
 def test_unknown_key_is_named_with_the_known_ones(tmp_path: Path, table: str, known: str) -> None:
