@@ -238,7 +238,7 @@ class SenderLink(Link):
 
     @fault("link")
     async def slices(self, size_bytes: int, pause_ms: int) -> Acts:
-        """Deliver what the sender sends in pieces of that size with pauses between, until the message is answered."""
+        """Deliver what is sent in pieces of at most that size with pauses between, until the message is answered."""
         await self.sender.idle()
         attributes = {"average_size": size_bytes, "delay": pause_ms * 1000}  # Toxiproxy counts it in microseconds
         try:
@@ -278,7 +278,8 @@ class SenderLink(Link):
         """Wait for a try to connect that begins from now on and fails; returns why it did."""
         before = len(self.sender.connect_failures)
         await waiting.until(
-            lambda: len(self.sender.connect_failures) > before,
+            # The first may have begun before: refused between the old proxy and the new one.
+            lambda: len(self.sender.connect_failures) > before + 1,
             awaited=f"a try of {self.sender.name} to connect to fail",
             timeout_seconds=self._patience_seconds,
         )

@@ -89,11 +89,19 @@ _REQUEST = re.compile(rb"(?:GET|POST) [^ \r\n]+ HTTP/1\.1\r\n")
 
 
 class Flow:
-    """One TCP connection through a tap: the bytes that passed it in each direction."""
+    """One TCP connection through a tap: the bytes that passed it in each direction.
+
+    Attributes:
+        refused: whether there was nobody beyond.
+        resets: the directions whose sender has ended it by a reset (RST), and not by a FIN.
+        ended: set when it has ended, on both sides.
+    """
 
     def __init__(self) -> None:
         self.up = bytearray()
         self.down = bytearray()
+        self.refused = False
+        self.resets: set[Direction] = set()
         self.ended = asyncio.Event()
 
     def passed(self, direction: Direction) -> bytearray:
@@ -128,7 +136,9 @@ class Tap:
         writers = [writer]
         try:
             with contextlib.suppress(OSError):
+                flow.refused = True
                 beyond, onward = await asyncio.open_connection("127.0.0.1", upstream_port)
+                flow.refused = False
                 writers.append(onward)
                 pumps = [
                     asyncio.create_task(self._pump(flow, "up", reader, onward)),
@@ -148,7 +158,7 @@ class Tap:
     async def _pump(
         self, flow: Flow, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        while data := await reader.read(65536):
+        while data := await self._read(flow, direction, reader):
             allowed = self.rule(flow, direction, data)
             passing = data if allowed is None else data[:allowed]
             flow.passed(direction).extend(passing)
@@ -156,6 +166,13 @@ class Tap:
             if allowed is not None:
                 return
             await writer.drain()
+
+    async def _read(self, flow: Flow, direction: Direction, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.read(65536)
+        except ConnectionResetError:
+            flow.resets.add(direction)
+            raise
 
 
 @contextlib.asynccontextmanager

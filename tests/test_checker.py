@@ -670,13 +670,13 @@ def test_acknowledgement_later_than_claimed_is_a_slow_recovery(limit: float) -> 
     assert slow[0].detail == f"first acknowledgement 0.003 s after the heal, claimed are {limit:g} s"
 
 
-@pytest.mark.parametrize("lead", range(0, 300, 7))
-def test_recovery_exactly_at_the_limit_is_not_slow(lead: int) -> None:
+def test_recovery_exactly_at_the_limit_is_not_slow() -> None:
     """What takes as long as claimed is in time, whenever it happens."""
-    script, _ = recovering(limit=0.003, lead=lead)
-    history = script.finished()
-    assert judge(history).recovery_seconds == 0.003
-    assert "slow_recovery" not in [kind for kind, _, _ in findings(history)]
+    for lead in range(300):
+        script, _ = recovering(limit=0.003, lead=lead)
+        history = script.finished()
+        assert judge(history).recovery_seconds == 0.003
+        assert "slow_recovery" not in [kind for kind, _, _ in findings(history)], lead
 
 
 @pytest.mark.parametrize(("limit", "heal"), [(0.0031, True), (60.0, True), (None, True), (0.001, False)])
