@@ -394,24 +394,6 @@ async def test_repeated_lock_is_held_so_many_times(
 
 
 @in_event_loop
-async def test_repeated_lock_lets_a_writer_in_between(database: Path) -> None:
-    """A writer that waits gets its turn between two locks: the store is free for a moment each time."""
-    with written(database, "wal"):
-        lock = make_store(database, ROWS).lock_repeatedly(2, 0.05)
-        await lock.begin()
-
-        def write() -> None:
-            with closing(sqlite3.connect(database, isolation_level=None, timeout=5)) as writer:
-                writer.execute("INSERT INTO messages VALUES (9, 'nine', 'by another')")
-
-        writing = asyncio.create_task(asyncio.to_thread(write))
-        await soon(lock.bite(attempted()))
-        await lock.heal()
-        await soon(writing)
-        assert try_to_read(database) == "1 rows"
-
-
-@in_event_loop
 async def test_repeated_lock_that_did_not_bite_is_not_seen(database: Path) -> None:
     """What was stored or answered under the first lock was not refused, and nothing stays locked."""
     with written(database):
