@@ -506,6 +506,10 @@ class Running:
         )
         self._recorder = recorder
 
+    def now(self) -> float:
+        """The time by which the server's events are recorded."""
+        return self._recorder.now()
+
     async def _stay(self) -> int:
         raise AssertionError("the server moved")
 

@@ -624,6 +624,7 @@ async def test_handshakes_are_cut_after_so_many_bytes(
             assert after
             assert [len(flow.passed(towards)) for flow in after] == [count] * len(after)
             assert len(numbers(here, h.Connected)) == 2  # the second through the tap, and no other since
+            await here.recorded(h.ConnectFailed, len(here.events(h.ConnectFailed)) + 2)  # and so it goes on
             assert message.attempts == 1
             await cut.heal()
             await soon(message.done.wait())
@@ -744,22 +745,22 @@ async def test_freeze_holds_and_delivers_on_the_same_connection(
     assert await stored_once(running, alice)
 
 
+@DIRECTIONS
 @in_event_loop
-async def test_freeze_of_a_connection_that_has_ended_heals_for_the_next_one(tmp_path: Path) -> None:
-    """Where the connection ends meanwhile what was held is lost, and the link is free again at once."""
+async def test_freeze_of_a_connection_that_has_ended_heals_at_once(direction: Direction, tmp_path: Path) -> None:
+    """Where the client is gone meanwhile what was held is lost, and the link is free again without a delay."""
     async with behind(tmp_path, "websocket") as (running, _, here):
         alice = await here.sender()
         await soon(alice.send())
-        freeze = alice.link.freeze("upstream", 0.05)
+        freeze = alice.link.freeze(direction, 0.05)
         await freeze.begin()
         message = alice.post()
         await soon(freeze.bite(message))
-        connection = alice.connection
-        assert connection is not None
+        connection = await alice.online()
         await connection.abort()
         began = time.monotonic()
         await freeze.heal()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2  # lifting it can take Toxiproxy 5 s
         await soon(message.done.wait())
         assert message.attempts == 2
     assert await stored_once(running, alice)
@@ -803,22 +804,31 @@ async def test_silence_downstream_of_an_answered_message_is_not_seen(fault: str,
 @DIRECTIONS
 @in_event_loop
 async def test_latency_delays_and_keeps_the_order(direction: Direction, tmp_path: Path) -> None:
-    """Every answer comes that much later, none is lost, and messages and answers stay in their order."""
-    async with behind(tmp_path, "websocket") as (running, _, here):
+    """That direction, and no other, comes that much later; none is lost, and all stay in their order."""
+    arrived: list[float] = []
+
+    def watch(_: Flow, towards: WireDirection, __: bytes) -> None:
+        if towards == "up":
+            arrived.append(time.monotonic())
+
+    async with behind(tmp_path, "websocket") as (running, wire, here):
         alice = await here.sender(policy="pipelined")
         await soon(alice.send())
-        latency = alice.link.latency(direction, 200)
+        latency = alice.link.latency(direction, 400)
         await latency.begin()
+        wire.rule = watch
+        began = time.monotonic()
         messages = [alice.post() for _ in range(IN_FLIGHT)]
         evidence = await soon(latency.bite(messages[0]))
         for message in messages:
             await soon(message.done.wait())
-            assert [seconds >= 0.2 for seconds in message.answer_seconds] == [True]
+            assert [seconds >= 0.4 for seconds in message.answer_seconds] == [True]
         assert evidence == f"attempt 1 of {messages[0].id} was answered after {messages[0].answer_seconds[0]:.3f} s"
+        assert (arrived[0] - began >= 0.4) is (direction == "upstream")
         assert [event.message for event in here.events(h.Ok)] == [message.id for message in alice.messages]
         await latency.heal()
         await here.recorded(h.Connected, 2)
-        assert (await soon(alice.send())).answer_seconds[0] < 0.2
+        assert (await soon(alice.send())).answer_seconds[0] < 0.4
     assert await stored_once(running, alice)
 
 
