@@ -404,9 +404,10 @@ def slow_recovery(fates: Fates) -> Iterator[Anomaly]:
     if limit is None or heal is None:
         return
     first = _first_acknowledged_after(heal, fates)
-    if first is not None and (at := first.acknowledged_at) is not None and at - heal > limit:
-        detail = f"first acknowledgement {at - heal:.3f} s after the heal, claimed are {limit:g} s"
-        yield Anomaly("slow_recovery", first.message, detail, time=at)
+    seconds = _recovery_seconds(fates)
+    if first is not None and seconds is not None and seconds > limit:
+        detail = f"first acknowledgement {seconds:.3f} s after the heal, claimed are {limit:g} s"
+        yield Anomaly("slow_recovery", first.message, detail, time=first.acknowledged_at)
 
 
 ANOMALIES: tuple[Callable[[Fates], Iterator[Anomaly]], ...] = (

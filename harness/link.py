@@ -248,7 +248,7 @@ class SenderLink(Link):
 
     @fault("link")
     async def slices(self, size_bytes: int, pause_ms: int) -> Acts:
-        """Deliver what the sender sends in pieces of that size with pauses between, until the message is answered."""
+        """Deliver what is sent in pieces of at most that size with pauses between, until the message is answered."""
         await self.sender.idle()
         attributes = {"average_size": size_bytes, "delay": pause_ms * 1000}  # Toxiproxy counts it in microseconds
         try:
@@ -289,7 +289,9 @@ class SenderLink(Link):
         before = len(self.sender.connect_failures)
 
         def failure() -> str | None:
-            return next((reason for reason in self.sender.connect_failures[before:] if is_looked_for(reason)), None)
+            found = [reason for reason in self.sender.connect_failures[before:] if is_looked_for(reason)]
+            # The first may have begun before, and ended with the old proxy.
+            return found[1] if len(found) > 1 else None
 
         reason = await waiting.until(
             failure,

@@ -175,7 +175,8 @@ class SQLiteStore:
             yield
         finally:
             for path in reversed(files):
-                path.chmod(modes[path])
+                with contextlib.suppress(FileNotFoundError):  # a journal that is gone
+                    path.chmod(modes[path])
 
     async def _refused(self, message: Message, database: sqlite3.Connection, seconds: float) -> str:
         await self._attempted(message)

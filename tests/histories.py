@@ -35,6 +35,7 @@ def started(
     receivers: h.Receivers = "exactly-once",
     role: h.Role = "claim",
     control: str | None = None,
+    recovery_seconds: float | None = None,
 ) -> h.Started:
     """The first event of a run."""
     return h.Started(
@@ -51,6 +52,7 @@ def started(
         guarantee=guarantee,
         order=order,
         receivers=receivers,
+        recovery_seconds=recovery_seconds,
     )
 
 
@@ -92,8 +94,16 @@ class Script:
         receivers: h.Receivers = "exactly-once",
         role: h.Role = "claim",
         control: str | None = None,
+        recovery_seconds: float | None = None,
     ) -> None:
-        self.started = started(guarantee=guarantee, order=order, receivers=receivers, role=role, control=control)
+        self.started = started(
+            guarantee=guarantee,
+            order=order,
+            receivers=receivers,
+            role=role,
+            control=control,
+            recovery_seconds=recovery_seconds,
+        )
         self.events: list[h.AnyEvent] = []
         self._attempts: dict[str, int] = {}
         self._sequences: dict[str, int] = {}
@@ -190,6 +200,13 @@ class Script:
         self.attempt(posted)
         self.info(posted)
         self.settle(posted, "gave-up")
+        return posted
+
+    def hand_over(self, sender: str = "alice") -> Posted:
+        """A message is posted by a sender that asks for no acknowledgement, and attempted once."""
+        posted = self.post(sender, policy="fire-and-forget")
+        self.settle(posted, "handed-over")
+        self.attempt(posted)
         return posted
 
     # -- faults and the server -----------------------------------------------------------------------------------
@@ -367,7 +384,7 @@ def sketches(draw: st.DrawFn, *, order: h.Order | None = None, senders: int = 1)
     acknowledged: list[Posted] = []
     stored: list[list[Posted]] = []
     for sender in SENDERS[: draw(st.integers(senders, len(SENDERS)))]:
-        policy: h.Policy = draw(st.sampled_from(("persistent", "pipelined")))
+        policy: h.Policy = draw(st.sampled_from(("persistent", "pipelined", "resend")))
         track, stored_of_sender = [], []
         fates = [True, *draw(st.lists(st.booleans(), max_size=2)), True]
         for sequence, is_acknowledged in enumerate(fates, start=1):
@@ -431,7 +448,7 @@ def events(texts: st.SearchStrategy[str] = TEXTS) -> st.SearchStrategy[h.AnyEven
         h.FaultBegan: {
             "number": counts,
             "fault": texts,
-            "kind": st.sampled_from(["link", "server", "store"]),
+            "kind": st.sampled_from(get_args(h.FaultKind)),
             "on": names,
         },
         h.FaultEnded: {"number": counts},

@@ -7,7 +7,7 @@ import functools
 import gc
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -18,6 +18,7 @@ from engineio.payload import Payload
 
 from harness import history as h
 from harness import ports, target, waiting
+from harness.clients.author import Offsets
 from harness.clients.client import Dialer
 from harness.clients.connection import Connection
 from harness.clients.receiver import Receiver
@@ -89,11 +90,19 @@ _REQUEST = re.compile(rb"(?:GET|POST) [^ \r\n]+ HTTP/1\.1\r\n")
 
 
 class Flow:
-    """One TCP connection through a tap: the bytes that passed it in each direction."""
+    """One TCP connection through a tap: the bytes that passed it in each direction.
+
+    Attributes:
+        refused: whether there was nobody beyond.
+        resets: the directions whose sender has ended it by a reset (RST), and not by a FIN.
+        ended: set when it has ended, on both sides.
+    """
 
     def __init__(self) -> None:
         self.up = bytearray()
         self.down = bytearray()
+        self.refused = False
+        self.resets: set[Direction] = set()
         self.ended = asyncio.Event()
 
     def passed(self, direction: Direction) -> bytearray:
@@ -128,7 +137,9 @@ class Tap:
         writers = [writer]
         try:
             with contextlib.suppress(OSError):
+                flow.refused = True
                 beyond, onward = await asyncio.open_connection("127.0.0.1", upstream_port)
+                flow.refused = False
                 writers.append(onward)
                 pumps = [
                     asyncio.create_task(self._pump(flow, "up", reader, onward)),
@@ -148,7 +159,7 @@ class Tap:
     async def _pump(
         self, flow: Flow, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        while data := await reader.read(65536):
+        while data := await self._read(flow, direction, reader):
             allowed = self.rule(flow, direction, data)
             passing = data if allowed is None else data[:allowed]
             flow.passed(direction).extend(passing)
@@ -156,6 +167,13 @@ class Tap:
             if allowed is not None:
                 return
             await writer.drain()
+
+    async def _read(self, flow: Flow, direction: Direction, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.read(65536)
+        except ConnectionResetError:
+            flow.resets.add(direction)
+            raise
 
 
 @contextlib.asynccontextmanager
@@ -341,12 +359,14 @@ class Clients:
 
     Attributes:
         failures: what clients said that failed by themselves.
+        links: all that were made.
     """
 
     def __init__(
         self, folder: Path, dialer: Dialer, toxiproxy: Toxiproxy, upstream_port: int, store: SQLiteStore, seed: int
     ) -> None:
         self.failures: list[str] = []
+        self.links: list[SenderLink] = []
         self.dialer = dataclasses.replace(dialer, failed=lambda who, why: self.failures.append(f"{who}: {why}"))
         self.recorder = dialer.recorder
         self.folder = folder
@@ -360,11 +380,13 @@ class Clients:
         """A link."""
         proxy = await self._toxiproxy.proxy(f"test-{name}", self._upstream_port)
         self._undo.push_async_callback(proxy.delete)
-        return SenderLink(name, proxy, self._store, patience_seconds=DEADLINE_SECONDS)
+        self.links.append(SenderLink(name, proxy, self._store, patience_seconds=DEADLINE_SECONDS))
+        return self.links[-1]
 
-    async def sender(self, name: str = "alice", policy: h.Policy = "persistent") -> Sender:
+    async def sender(self, name: str = "alice", policy: h.Policy = "persistent", offsets: Offsets = "random") -> Sender:
         """A connected sender."""
-        sender = Sender(name, self.dialer, await self.link(name), policy=policy, random_numbers=self._random)
+        link = await self.link(name)
+        sender = Sender(name, self.dialer, link, policy=policy, random_numbers=self._random, offsets=offsets)
         self._undo.push_async_callback(sender.close)
         await sender.connected(DEADLINE_SECONDS)
         return sender
@@ -412,7 +434,7 @@ async def clients(
     recorder = h.Recorder(folder / "history.jsonl")
     recorder.record(msgspec.structs.replace(started(), run=RUN))
     dialer = Dialer(protocol, transport, content, RUN, recorder, lambda *_: None)
-    nowhere = SQLiteStore(folder / "none.db", "SELECT 1", run=RUN, patience_seconds=DEADLINE_SECONDS)
+    nowhere = make_store(folder / "none.db", "SELECT 1")
     async with toxiproxy_in(folder) as toxiproxy:
         made = Clients(folder, dialer, toxiproxy, upstream_port, store or nowhere, seed)
         try:
@@ -448,20 +470,30 @@ def described(folder: Path, **tables: Mapping[str, Any]) -> Target:
     return msgspec.structs.replace(reference, path=folder / "target.toml", **changed)
 
 
-def make_store(database: Path, rows: str | None = None, patience_seconds: float = DEADLINE_SECONDS) -> SQLiteStore:
-    """The store that a target of ours writes."""
+def make_store(
+    database: Path,
+    rows: str | None = None,
+    patience_seconds: float = DEADLINE_SECONDS,
+    server_pids: Callable[[], Iterable[int]] = tuple,
+) -> SQLiteStore:
+    """The store that a target of ours writes, by default with no process that is known to write it."""
     query = target.load("reference").store.rows if rows is None else rows
-    return SQLiteStore(database, query, run=RUN, patience_seconds=patience_seconds)
+    return SQLiteStore(database, query, run=RUN, patience_seconds=patience_seconds, server_pids=server_pids)
 
 
 class Running:
-    """A server under test, the store it writes and what was recorded of it."""
+    """A server under test, the store it writes and what was recorded of it.
+
+    Attributes:
+        moves: what the server calls when it is to listen elsewhere; it has nowhere to go unless a test says where.
+    """
 
     def __init__(self, described: Target, folder: Path, recorder: h.Recorder, port: int, control: str | None) -> None:
         self.port = port
         self.log = folder / "server.log"
         self.database = folder / "store.db"
-        self.store = make_store(self.database)
+        self.store = make_store(self.database, server_pids=lambda: self.server.pids)
+        self.moves: Callable[[], Awaitable[int]] = self._stay
         self.server = Server(
             described,
             port=port,
@@ -471,8 +503,16 @@ class Running:
             store=self.store,
             control=control,
             patience_seconds=DEADLINE_SECONDS,
+            moves=lambda: self.moves(),
         )
         self._recorder = recorder
+
+    def now(self) -> float:
+        """The time by which the server's events are recorded."""
+        return self._recorder.now()
+
+    async def _stay(self) -> int:
+        raise AssertionError("the server moved")
 
     def events(self, kind: type[E]) -> list[E]:
         """What was recorded so far, of one kind."""

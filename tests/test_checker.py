@@ -634,6 +634,118 @@ def test_stored_message_that_was_not_given_up_is_no_false_failure(outcome: str) 
     assert findings(script.finished()) == []
 
 
+# -- slow_recovery -----------------------------------------------------------------------------------------------
+
+
+def recovering(*, limit: float | None, lead: int = 0, heal: bool = True) -> tuple[Script, Posted]:
+    """A run whose bitten message is acknowledged 3 ms after the heal, and that message; a later one comes after it.
+
+    `lead` are the milliseconds by which everything happens later.
+    """
+    script = Script(recovery_seconds=limit)
+    for _ in range(lead):
+        script.row("somebody else's")
+    stored = [script.send()]
+    script.fault()
+    during = script.post()
+    script.attempt(during)
+    script.bitten(during)
+    script.info(during)
+    if heal:
+        script.healed()
+    script.attempt(during)
+    script.post("bob")
+    script.acknowledge(during)
+    stored += [during, script.send()]
+    script.rows(*stored)
+    return script, during
+
+
+@pytest.mark.parametrize("limit", [0.001, 0.002, 0.0029])
+def test_acknowledgement_later_than_claimed_is_a_slow_recovery(limit: float) -> None:
+    """Where the first acknowledgement after the heal comes later than the target claims, its message says so."""
+    script, during = recovering(limit=limit)
+    slow = [anomaly for anomaly in judge(script.finished()).anomalies if anomaly.kind == "slow_recovery"]
+    assert [(anomaly.message, anomaly.receiver) for anomaly in slow] == [(during.message, None)]
+    assert slow[0].detail == f"first acknowledgement 0.003 s after the heal, claimed are {limit:g} s"
+
+
+def test_recovery_exactly_at_the_limit_is_not_slow() -> None:
+    """What takes as long as claimed is in time, whenever it happens."""
+    for lead in range(300):
+        script, _ = recovering(limit=0.003, lead=lead)
+        history = script.finished()
+        assert judge(history).recovery_seconds == 0.003
+        assert "slow_recovery" not in [kind for kind, _, _ in findings(history)], lead
+
+
+@pytest.mark.parametrize(("limit", "heal"), [(0.0031, True), (60.0, True), (None, True), (0.001, False)])
+def test_recovery_in_time_or_without_a_limit_or_a_heal_is_not_slow(limit: float | None, heal: bool) -> None:
+    """Nothing is slow within the limit, nor without one, nor before every fault has healed."""
+    script, _ = recovering(limit=limit, heal=heal)
+    assert "slow_recovery" not in [kind for kind, _, _ in findings(script.finished())]
+
+
+def test_recovery_begins_with_the_last_of_several_heals() -> None:
+    """A message that is acknowledged between two faults shows no recovery: the time starts when all have healed."""
+    script = Script(recovery_seconds=0.002)
+    stored = [script.send()]
+    script.fault(1)
+    script.fault(2)
+    script.healed(1)
+    stored += [script.send(), script.send()]
+    script.healed(2)
+    stored.append(script.post())
+    script.attempt(stored[-1])
+    script.ok(stored[-1])
+    script.rows(*stored)
+    assert findings(script.finished()) == [
+        ("slow_recovery", stored[-1].message, None),
+        ("stuck", stored[-1].message, None),
+    ]
+
+
+def test_target_that_never_recovers_is_stuck_and_not_slow() -> None:
+    """Without any acknowledgement after the heal there is no time to compare; the message is stuck, and says so."""
+    script = Script(recovery_seconds=0.001)
+    before = script.send()
+    script.fault()
+    script.healed()
+    script.attempt(script.post())
+    script.rows(before)
+    assert findings(script.finished()) == [("stuck", ALICE_2, None)]
+
+
+def test_late_acknowledgement_is_no_recovery() -> None:
+    """An answer that nobody waited for any more does not end the recovery time."""
+    script = Script(recovery_seconds=0.003)
+    before, during = script.send(), script.post()
+    script.attempt(during)
+    script.fault()
+    script.info(during, timed_out=True)
+    script.healed()
+    script.late_ok(during)
+    script.attempt(during)
+    script.post("bob")
+    script.acknowledge(during)
+    script.rows(before, during)
+    assert ("slow_recovery", during.message, None) in findings(script.finished())
+
+
+@pytest.mark.parametrize("guarantee", get_args(h.Guarantee))
+def test_slow_recovery_breaks_the_claim_and_nothing_else(guarantee: h.Guarantee) -> None:
+    """Under every guarantee a run that only recovers too slowly is broken by that alone, and kept without the limit."""
+    script = bitten_run()
+    history = script.finished()
+    for limit, verdict, broken_by in ((0.001, "broken", ["slow_recovery"]), (0.002, "kept", []), (None, "kept", [])):
+        claimed = msgspec.structs.replace(history.started, guarantee=guarantee, recovery_seconds=limit)
+        judgement = judge(h.History([claimed, *history.events[1:]]))
+        assert judgement.verdict == verdict
+        assert [anomaly.kind for anomaly in judgement.anomalies] == broken_by
+        assert [anomaly.kind for anomaly in judgement.broken_by] == broken_by
+        assert ("does not hold: slow_recovery" in judgement.why) is (verdict == "broken")
+
+
 # -- what breaks which claim -------------------------------------------------------------------------------------
 
 # The table of design.md: the guarantees of the store that each kind breaks. Orders and receivers are below.
@@ -653,6 +765,7 @@ BROKEN_GUARANTEES: dict[str, tuple[str, ...]] = {
     "misordered": (),
     "phantom": (),
     "false_failure": (),
+    "slow_recovery": ALL,
 }
 BROKEN_PROMISES: dict[str, tuple[str, ...]] = {
     "missed": ("at-least-once", "exactly-once"),
@@ -662,9 +775,15 @@ BROKEN_PROMISES: dict[str, tuple[str, ...]] = {
 }
 
 
+# Policies whose messages are not sent again behind later ones, and those of them that have one in flight at a time.
+ONE_IN_FLIGHT = ("persistent", "retries=3", "once", "new-offset")
+IN_ORDER = (*ONE_IN_FLIGHT, "pipelined", "fire-and-forget")
+
+
 def breaks_by_design(kind: str, guarantee: str, order: str, receivers: str, policy: str) -> bool:
     """What design.md says."""
-    ordered = order in ("total", "sender") or (order == "sequential" and policy != "pipelined")
+    in_order = {"total": IN_ORDER, "sender": IN_ORDER, "sequential": ONE_IN_FLIGHT, "none": ()}
+    ordered = policy in in_order[order]
     if kind == "reordered":
         return ordered
     if kind == "misordered" and not ordered:
@@ -683,7 +802,7 @@ def test_table_of_claims_knows_every_anomaly() -> None:
 @pytest.mark.parametrize("order", get_args(h.Order))
 def test_claim_decides_what_breaks(kind: checker.Kind, guarantee: h.Guarantee, order: h.Order) -> None:
     """An anomaly breaks what the target claims, by the table of the design, and is reported otherwise."""
-    policies: tuple[h.Policy, ...] = ("persistent", "pipelined")
+    policies: tuple[h.Policy, ...] = get_args(h.Policy)
     promises: tuple[h.Receivers, ...] = get_args(h.Receivers)
     for policy in policies:
         for receivers in promises:
@@ -692,13 +811,37 @@ def test_claim_decides_what_breaks(kind: checker.Kind, guarantee: h.Guarantee, o
             anomaly = Anomaly(kind, None if kind == "crashed" else posted.message, "")
             expected = breaks_by_design(kind, guarantee, order, receivers, policy)
             assert checker.breaks(anomaly, fold(script.history())) is expected, (policy, receivers)
-            assert checker.threatens(kind, guarantee) is (guarantee in BROKEN_GUARANTEES[kind])
 
 
-@pytest.mark.parametrize(("policy", "verdict"), [("persistent", "broken"), ("pipelined", "kept")])
-def test_sequential_order_asks_nothing_of_several_in_flight(policy: h.Policy, verdict: str) -> None:
-    """Reordering breaks `sequential` only where one message was in flight at a time; it is reported either way."""
-    script = Script(order="sequential")
+@pytest.mark.parametrize("guarantee", get_args(h.Guarantee))
+@pytest.mark.parametrize("order", get_args(h.Order))
+def test_control_has_to_show_what_threatens_the_claim(guarantee: h.Guarantee, order: h.Order) -> None:
+    """What breaks the guarantee threatens it, a wrong order wherever one is claimed, and a false failure everybody."""
+    threats = {kind for kind in get_args(checker.Kind) if checker.threatens(kind, guarantee, order)}
+    expected = {kind for kind, guarantees in BROKEN_GUARANTEES.items() if guarantee in guarantees}
+    assert threats == expected | {"false_failure"} | ({"reordered"} if order != "none" else set())
+
+
+@pytest.mark.parametrize(
+    ("order", "policy", "verdict"),
+    [
+        ("sequential", "persistent", "broken"),
+        ("sequential", "retries=3", "broken"),
+        ("sequential", "pipelined", "kept"),
+        ("sequential", "fire-and-forget", "kept"),
+        ("sequential", "resend", "kept"),
+        ("sender", "pipelined", "broken"),
+        ("sender", "fire-and-forget", "broken"),
+        ("sender", "resend", "kept"),
+        ("total", "retries=3", "broken"),
+        ("total", "fire-and-forget", "broken"),
+        ("total", "resend", "kept"),
+        ("none", "persistent", "kept"),
+    ],
+)
+def test_order_is_asked_only_of_policies_that_can_keep_it(order: h.Order, policy: h.Policy, verdict: str) -> None:
+    """Reordering breaks `sequential` only of one in flight, and none of what is resent; it is reported either way."""
+    script = Script(order=order)
     first, second = script.send(policy=policy), script.send(policy=policy)
     script.rows(second, first)
     judgement = judge(script.finished())
@@ -972,6 +1115,116 @@ def test_details_name_what_a_reader_looks_for() -> None:
     )
 
 
+# -- without acknowledgements ------------------------------------------------------------------------------------
+
+
+def unanswered_run(*, before: bool = True, during: bool = True, after: bool = True) -> h.History:
+    """A run at most once of a sender that asks for no acknowledgement; which of its messages were stored."""
+    script = Script(guarantee="at-most-once", order="none")
+    posted = [script.hand_over()]
+    script.fault()
+    posted.append(script.hand_over())
+    script.bitten(posted[-1])
+    script.healed()
+    posted.append(script.hand_over())
+    script.rows(*(each for each, stored in zip(posted, (before, during, after), strict=True) if stored))
+    return script.finished()
+
+
+@pytest.mark.parametrize(
+    ("stored", "verdict", "why"),
+    [
+        ({}, "kept", "held"),
+        ({"during": False}, "kept", "held"),
+        ({"before": False}, "unproven", "before the fault"),
+        ({"after": False}, "unproven", "posted after the fault"),
+        ({"before": False, "during": False, "after": False}, "unproven", "no message was acknowledged"),
+    ],
+    ids=str,
+)
+def test_what_was_handed_over_has_arrived_when_it_is_stored(stored: dict[str, bool], verdict: str, why: str) -> None:
+    """Where nobody asks for acknowledgements the rows show that the claim was exercised before and after the fault."""
+    judgement = judge(unanswered_run(**stored))
+    assert (judgement.verdict, judgement.broken_by) == (verdict, [])
+    assert why in judgement.why
+    assert (judgement.counts["acknowledged"], judgement.recovery_seconds, judgement.worst_delay_seconds) == (
+        0,
+        None,
+        None,
+    )
+
+
+def test_message_handed_over_and_lost_breaks_what_is_claimed_to_arrive() -> None:
+    """A sender that asks for nothing is owed its message all the same where the target claims to store it."""
+    history = unanswered_run(during=False)
+    claimed = msgspec.structs.replace(history.started, guarantee="at-least-once")
+    judgement = judge(h.History([claimed, *history.events[1:]]))
+    assert (judgement.verdict, [anomaly.kind for anomaly in judgement.broken_by]) == ("broken", ["lost"])
+
+
+def test_acknowledgement_outweighs_being_handed_over() -> None:
+    """A message that was handed over and acknowledged too has arrived when it was acknowledged."""
+    script = Script()
+    posted = script.post(policy="once")
+    script.settle(posted, "handed-over")
+    script.attempt(posted)
+    script.ok(posted)
+    script.rows(posted)
+    fate = fold(script.history()).messages[posted.message]
+    assert (fate.settled_at, fate.arrived_at) == (0.002, 0.004)
+
+
+@pytest.mark.parametrize("outcome", ["gave-up", "acknowledged"])
+def test_stored_message_of_another_outcome_has_not_arrived_by_being_settled(outcome: str) -> None:
+    """Only what was handed over is taken for arrived without an acknowledgement."""
+    script = Script()
+    posted = script.post()
+    script.attempt(posted)
+    script.settle(posted, "gave-up" if outcome == "gave-up" else "acknowledged")
+    script.rows(posted)
+    assert fold(script.history()).messages[posted.message].arrived_at is None
+
+
+# -- the worst delay ---------------------------------------------------------------------------------------------
+
+
+def test_worst_delay_is_the_longest_from_posting_to_the_acknowledgement() -> None:
+    """Of several messages that were acknowledged the slowest counts, from its posting over all its attempts."""
+    script = Script()
+    slow, quick = script.post(), script.post("bob")
+    script.attempt(quick)
+    script.acknowledge(quick)
+    script.attempt(slow)
+    script.info(slow)
+    script.attempt(slow)
+    script.acknowledge(slow)
+    script.rows(quick, slow)
+    # bob: posted at 2, acknowledged at 4; alice: posted at 1, acknowledged at 9.
+    assert judge(script.finished()).worst_delay_seconds == pytest.approx(0.008)
+
+
+def test_worst_delay_leaves_out_what_was_not_acknowledged_in_time_and_the_marker() -> None:
+    """Neither a message without an answer, nor a late answer, nor the harness's own marker makes the worst delay."""
+    script = Script()
+    open_ended, marker = script.post("bob"), script.post(h.MARKER)
+    script.attempt(open_ended)
+    posted = script.send()
+    script.info(open_ended, timed_out=True)
+    script.late_ok(open_ended)
+    script.attempt(marker)
+    script.acknowledge(marker)
+    script.rows(posted, marker)
+    judgement = judge(script.finished())
+    assert judgement.worst_delay_seconds == pytest.approx(0.002)
+
+
+def test_run_without_an_acknowledgement_has_no_worst_delay() -> None:
+    """Nothing acknowledged, nothing measured."""
+    script = Script()
+    script.give_up()
+    assert judge(script.finished()).worst_delay_seconds is None
+
+
 # -- damaged files -----------------------------------------------------------------------------------------------
 
 
@@ -1242,6 +1495,22 @@ def server_exited(sketch: Sketch, draw: Draw) -> Place:
     exited = h.ServerExited(time=0.0, status=-11, expected=False, reason="signal 11")
     sketch.traffic.insert(draw(st.integers(0, len(sketch.traffic))), exited)
     return None, None
+
+
+@damage("slow_recovery")
+def acknowledged_later_than_claimed(sketch: Sketch, draw: Draw) -> Place:
+    """The target claims to recover sooner than it did."""
+    if not any(isinstance(event, h.FaultEnded) for event in sketch.traffic):
+        sketch.traffic[:0] = [
+            h.FaultBegan(time=0.0, number=9, fault="cut", kind="link", on="alice"),
+            h.FaultEnded(time=0.0, number=9),
+        ]
+    heal = max(place for place, event in enumerate(sketch.traffic) if isinstance(event, h.FaultEnded))
+    acknowledged = [event for event in sketch.traffic[heal:] if isinstance(event, h.Ok) and not event.late]
+    milliseconds = sketch.traffic.index(acknowledged[0]) - heal
+    limit = draw(st.integers(0, milliseconds - 1)) / 1000
+    sketch.started = msgspec.structs.replace(sketch.started, recovery_seconds=limit)
+    return acknowledged[0].message, None
 
 
 @damage("silent_drop")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from harness.clients.sender import Message
+from harness.clients.author import Message
 from harness.fault import Acts, NotSeen, fault
 from tests.systems import in_event_loop
 

@@ -2,6 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
+import random
+import socket
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,10 +16,16 @@ import pytest
 from harness import history as h
 from harness import waiting
 from harness.clients.connection import ConnectFailedError
+from harness.clients.sender import IN_FLIGHT, Sender
 from harness.fault import NotSeen
+from harness.link import Direction
+from harness.store import SQLiteStore
 from tests.systems import (
+    DEADLINE_SECONDS,
+    NEVER_SECONDS,
     RUN,
     Clients,
+    Flow,
     Running,
     Tap,
     chatting,
@@ -24,14 +34,16 @@ from tests.systems import (
     connected,
     described,
     in_event_loop,
-    listening,
+    make_store,
     seen,
     serving,
     soon,
     tapped,
 )
+from tests.systems import Direction as WireDirection
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["websocket", "polling"])
+DIRECTIONS = pytest.mark.parametrize("direction", ["upstream", "downstream"])
 REPETITIONS = 10
 TEXT = "as long as the other"
 
@@ -43,21 +55,89 @@ class Behind(NamedTuple):
     tap: Tap
     here: Clients
 
-    async def stored(self) -> list[str | None]:
-        """Whose rows there are, in their order."""
-        return [h.identity_in(RUN, row.content) for row in await self.running.store.rows()]
-
 
 @contextlib.asynccontextmanager
-async def behind(folder: Path, transport: str) -> AsyncIterator[Behind]:
+async def behind(folder: Path, transport: str, *, ack_timeout_seconds: float = NEVER_SECONDS) -> AsyncIterator[Behind]:
     """Everything that a link stands between."""
     async with serving(described(folder), folder) as running:
         await running.server.start()
         async with (
             tapped(running.port) as tap,
-            clients(folder, tap.port, transport, store=running.store) as here,
+            clients(folder, tap.port, transport, store=running.store, ack_timeout_seconds=ack_timeout_seconds) as here,
         ):
             yield Behind(running, tap, here)
+
+
+@contextlib.asynccontextmanager
+async def in_front_of(sender: Sender) -> AsyncIterator[Tap]:
+    """A tap between a sender and its link: what the sender sees of the bytes, from its next connection on."""
+    async with tapped(sender.link.port) as tap:
+        sender._port = tap.port
+        before = await sender.connected(DEADLINE_SECONDS)
+        await sender.link.restore()
+        await soon(asyncio.shield(before.closed))
+        await sender.connected(DEADLINE_SECONDS)
+        try:
+            yield tap
+        finally:
+            await sender.close()  # to whom the tap looks like its server
+
+
+def open_flows(tap: Tap) -> list[Flow]:
+    """The connections that are open."""
+    return [flow for flow in tap.flows if not flow.ended.is_set()]
+
+
+async def all_ended(flows: list[Flow]) -> None:
+    """Wait until connections have ended."""
+    for flow in flows:
+        await soon(flow.ended.wait())
+
+
+def ended_since(before: list[Flow], tap: Tap) -> list[Flow]:
+    """Later connections that have ended, but for those that met no proxy while it was renewed."""
+    return [flow for flow in tap.flows if flow not in before and flow.ended.is_set() and not flow.refused]
+
+
+def numbers(here: Clients, kind: type[h.Connected | h.Disconnected]) -> list[int]:
+    """The numbers of a sole client's connections that were made, or that ended."""
+    return [event.connection for event in here.events(kind)]
+
+
+def to_front(direction: Direction, behind: Tap, front: Tap) -> tuple[Tap, WireDirection]:
+    """The tap at the far end of a direction, where what has passed the link can be seen, and its name there."""
+    return (behind, "up") if direction == "upstream" else (front, "down")
+
+
+async def stored_once(running: Running, sender: Sender) -> bool:
+    """Whether a sender's messages are stored, each once and in their order."""
+    rows = [h.identity_in(RUN, row.content) for row in await running.store.rows()]
+    return rows == [message.id for message in sender.messages]
+
+
+def empty(folder: Path) -> SQLiteStore:
+    """A store that nobody writes."""
+    database = folder / "empty.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, client_offset TEXT, content TEXT)")
+    return make_store(database)
+
+
+async def refused_connection(port: int) -> None:
+    """Check that who connects there is refused."""
+    with pytest.raises(ConnectionRefusedError):
+        await soon(asyncio.open_connection("127.0.0.1", port))
+
+
+async def connection_that_is_reset(port: int) -> None:
+    """Check that who connects there and says something is reset."""
+    with contextlib.closing(socket.socket()) as client:
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await soon(loop.sock_connect(client, ("127.0.0.1", port)))
+        await soon(loop.sock_sendall(client, b"GET / HTTP/1.1"))
+        with pytest.raises(ConnectionResetError):
+            await soon(loop.sock_recv(client, 100))
 
 
 # -- cut upstream ------------------------------------------------------------------------------------------------
@@ -233,10 +313,10 @@ async def test_restoring_a_link_that_holds_data_is_quick(transport: str, tmp_pat
         receiver, link = await here.receiver()
         await server.broadcast("before", 1)
         await here.recorded(h.Received)
-        await link.freeze("downstream")
+        await link.hold("downstream")
         for number in range(2, 12):
             await server.broadcast("held" * 100, number)
-        await link.freeze("upstream")
+        await link.hold("upstream")
         began = time.monotonic()
         await link.restore()
         assert time.monotonic() - began < 0.5
@@ -255,7 +335,7 @@ async def test_frozen_bytes_reach_nobody_and_stay_on_their_connection(transport:
         alice = await here.sender()
         connection = await soon(alice.idle())
         sent = connection.bytes_sent
-        await alice.link.freeze("upstream")
+        await alice.link.hold("upstream")
         message = alice.post()
         await seen(lambda: connection.bytes_sent > sent, "the message to leave")
         bob = await here.sender("bob")
@@ -267,23 +347,570 @@ async def test_frozen_bytes_reach_nobody_and_stay_on_their_connection(transport:
         assert len(server.received) == 2
 
 
-@pytest.mark.parametrize("count", [1, 100, 1000])
+# -- cut after so many bytes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("direction", "count"),
+    [("upstream", 1), ("upstream", 7), ("upstream", 40), ("downstream", 1), ("downstream", 3), ("downstream", 6)],
+)
 @in_event_loop
-async def test_limit_downstream_lets_so_many_bytes_pass(count: int, tmp_path: Path) -> None:
-    """A connection ends after so many bytes from the server, wherever in a frame that is."""
+async def test_cut_after_lets_exactly_so_many_bytes_pass(direction: Direction, count: int, tmp_path: Path) -> None:
+    """The far end of the direction gets so many bytes and no more; the message has a row only if it got through."""
+    async with behind(tmp_path, "websocket") as (running, wire, here):
+        alice = await here.sender()
+        async with in_front_of(alice) as front:
+            await soon(alice.send(TEXT))
+            cut = alice.link.cut_after(count, direction)
+            await cut.begin()
+            tap, towards = to_front(direction, wire, front)
+            flows = {flow: len(flow.passed(towards)) for flow in open_flows(tap)}
+            message = alice.post(TEXT)
+            evidence = await soon(cut.bite(message))
+            await all_ended(list(flows))
+            assert [len(flow.passed(towards)) - before for flow, before in flows.items()] == [count]
+            bytes_ = "1 byte" if count == 1 else f"{count} bytes"
+            row = "a row" if direction == "downstream" else "no row"
+            assert evidence == (
+                f"{bytes_} {direction}, then the connection was cut with attempt 1 of {message.id} open, and {row}"
+            )
+            await refused_connection(alice.link.port)
+            await cut.heal()
+            await soon(message.done.wait())
+            assert message.attempts == 2
+    assert await stored_once(running, alice)
 
-    async def pour(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(2000):
-            writer.write(b"x")
-            await writer.drain()
-        await asyncio.Event().wait()
 
-    async with listening(pour) as port, clients(tmp_path, port) as here:
-        link = await here.link("rita")
-        await link.limit(count, "downstream")
-        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
-        assert len(await soon(reader.read())) == count
-        writer.close()
+@in_event_loop
+async def test_cut_after_over_polling_cuts_the_request_and_names_it(tmp_path: Path) -> None:
+    """A message cut inside its request has lost the connection of its POST, after exactly so many bytes of it."""
+    async with behind(tmp_path, "polling") as (running, wire, here):
+        alice = await here.sender()
+        await soon(alice.send(TEXT))
+        cut = alice.link.cut_after(50, "upstream")
+        await cut.begin()
+        flows = {flow: len(flow.up) for flow in open_flows(wire)}
+        message = alice.post(TEXT)
+        evidence = await soon(cut.bite(message))
+        assert "50 bytes upstream, then the connection of the POST was cut" in evidence
+        await all_ended(list(flows))
+        # The poll was on its way before.
+        assert sorted(len(flow.up) - before for flow, before in flows.items()) == [0, 50]
+        await cut.heal()
+        await soon(message.done.wait())
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_cut_after_over_polling_cuts_the_answer_and_names_its_poll(tmp_path: Path) -> None:
+    """An answer that is longer than what may pass is cut inside, and the evidence names the connection of the GET."""
+    async with serving(described(tmp_path), tmp_path) as running:
+        await running.server.start()
+        async with chatting() as server, clients(tmp_path, server.port, "polling", store=running.store) as here:
+            server.echo = True  # before the acknowledgement, and so long that this is cut off
+            alice = await here.sender()
+            async with in_front_of(alice) as front:
+                cut = alice.link.cut_after(1000, "downstream")
+                await cut.begin()
+                flows = {flow: len(flow.down) for flow in open_flows(front)}
+                message = alice.post(random.Random(1).randbytes(2000).hex())  # it may be compressed
+                evidence = await soon(cut.bite(message))
+                assert "1000 bytes downstream, then the connection of the GET was cut" in evidence
+                assert not message.acknowledged
+                await all_ended(list(flows))
+                assert max(len(flow.down) - before for flow, before in flows.items()) == 1000
+                await cut.heal()
+                await soon(message.done.wait())
+
+
+@in_event_loop
+async def test_cut_after_that_cuts_behind_the_message_is_not_seen(tmp_path: Path) -> None:
+    """A message that was answered within the bytes that may pass was not cut; a later one was."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        length = (await soon(alice.send(TEXT))).emitted_on
+        assert length is not None
+        cut = alice.link.cut_after(length.last_unit_bytes + 1, "upstream")
+        await cut.begin()
+        message = alice.post(TEXT)
+        await soon(message.done.wait())
+        later = alice.post(TEXT)
+        with pytest.raises(NotSeen, match="acknowledged before the link was cut"):
+            await soon(cut.bite(message))
+        await cut.heal()
+        await soon(later.done.wait())
+        assert (message.attempts, later.attempts) == (1, 2)
+
+
+@in_event_loop
+async def test_cut_after_more_bytes_than_there_are_is_not_seen(tmp_path: Path) -> None:
+    """A link on which nothing is cut is not seen to be, at the deadline."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        alice.link._patience_seconds = 0.1
+        cut = alice.link.cut_after(100_000, "downstream")
+        await cut.begin()
+        message = alice.post()
+        with pytest.raises(waiting.WaitTimeout, match="the connection of alice to be cut"):
+            await cut.bite(message)
+        await cut.heal()
+        assert (await soon(alice.send())).acknowledged
+
+
+# -- flap --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+@TRANSPORTS
+@in_event_loop
+async def test_flap_cuts_so_many_connections(transport: str, times: int, tmp_path: Path) -> None:
+    """The message is lost with the first connection, and so many in a row end; the next one stays."""
+    async with chatting() as server, clients(tmp_path, server.port, transport, store=empty(tmp_path)) as here:
+        server.answer = server.forget
+        alice = await here.sender()
+        flap = alice.link.flap(times)
+        await flap.begin()
+        message = alice.post()
+        evidence = await soon(flap.bite(message))
+        assert f"cut {times} times in a row, first with attempt 1 of {message.id} held" in evidence
+        await here.recorded(h.Disconnected, times)
+        assert numbers(here, h.Disconnected) == numbers(here, h.Connected)[:times]
+        assert numbers(here, h.Disconnected)[times:] == []
+        assert len(server.received) < times  # the first time it did not get through
+        server.answer = server.acknowledge
+        await flap.heal()
+        await soon(message.done.wait())
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_message_in_a_flapping_link_is_lost_with_its_first_connection(transport: str, tmp_path: Path) -> None:
+    """No byte of the first attempt passes the link, and the message is stored by a later one, once."""
+    async with behind(tmp_path, transport) as (running, wire, here):
+        alice = await here.sender()
+        await soon(alice.send(TEXT))
+        flap = alice.link.flap(1)
+        await flap.begin()
+        flows = {flow: len(flow.up) for flow in open_flows(wire)}
+        message = alice.post(TEXT)
+        await soon(flap.bite(message))
+        await all_ended(list(flows))
+        assert [len(flow.up) - before for flow, before in flows.items()] == [0] * len(flows)
+        await flap.heal()
+        await soon(message.done.wait())
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_flap_of_a_client_that_does_not_come_back_is_not_seen(tmp_path: Path) -> None:
+    """A client that is cut once and gets no second connection to be cut was not cut twice."""
+    async with chatting() as server, clients(tmp_path, server.port, store=empty(tmp_path)) as here:
+        alice = await here.sender()
+        alice.link._patience_seconds = 0.3
+        back = asyncio.Event()
+
+        async def hesitate(_: str) -> None:
+            await back.wait()
+
+        server.admit = hesitate
+        flap = alice.link.flap(2)
+        await flap.begin()
+        message = alice.post()
+        with pytest.raises(waiting.WaitTimeout, match="alice to be connected"):
+            await soon(flap.bite(message))
+        back.set()
+        await flap.heal()
+        await soon(message.done.wait())
+        assert len(server.received) == 1
+
+
+# -- the way back ------------------------------------------------------------------------------------------------
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_refused_connections_are_refused_and_counted(transport: str, tmp_path: Path) -> None:
+    """While it acts whoever connects gets ECONNREFUSED; the evidence counts the tries that failed."""
+    async with behind(tmp_path, transport) as (running, wire, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        before = list(wire.flows)
+        refuse = alice.link.refuse(0.3)
+        await refuse.begin()
+        await refused_connection(alice.link.port)
+        message = alice.post()
+        known = len(alice.connect_failures)
+        biting = asyncio.create_task(refuse.bite(message))
+        evidence = await soon(biting)
+        failed = alice.connect_failures[known:]
+        assert evidence.startswith(f"{len(failed)} tries to connect were refused while {message.id} waited (")
+        assert len(failed) >= 2
+        assert failed[0] in evidence
+        assert message.attempts == 0
+        await all_ended(before)
+        assert wire.flows == before
+        await refused_connection(alice.link.port)
+        await refuse.heal()
+        await soon(message.done.wait())
+        assert message.attempts == 1
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_refusal_that_nobody_meets_is_not_seen(tmp_path: Path) -> None:
+    """Where no try to connect fails while connections are refused, nobody was refused."""
+    async with chatting() as server, clients(tmp_path, server.port, store=empty(tmp_path)) as here:
+        alice = await here.sender()
+        refuse = alice.link.refuse(0.05)
+        await refuse.begin()
+        await alice.close()
+        with pytest.raises(NotSeen, match="no try to connect failed while"):
+            await soon(refuse.bite(alice.post()))
+        await refuse.heal()
+        async with connected(alice.link.port, "websocket"):
+            assert len(server.sids) == 1
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_reset_connections_end_with_rst(transport: str, tmp_path: Path) -> None:
+    """Every connection that is opened after the message left ends with a reset at the peer; the one before with FIN."""
+    async with behind(tmp_path, transport) as (running, _, here):
+        alice = await here.sender()
+        async with in_front_of(alice) as front:
+            await soon(alice.send())
+            reset = alice.link.reset()
+            await reset.begin()
+            before = list(front.flows)
+            message = alice.post()
+            evidence = await soon(reset.bite(message))
+            assert f"a new connection was reset while {message.id} waited" in evidence
+            assert "Connect call failed" not in evidence
+            await all_ended(before)
+            assert [flow for flow in before if flow.resets] == []
+            after = ended_since(before, front)
+            assert after
+            assert [flow.resets for flow in after] == [{"down"}] * len(after)
+            assert alice.connection is None
+            assert message.attempts == 1
+            await connection_that_is_reset(alice.link.port)
+            await reset.heal()
+            await soon(message.done.wait())
+            assert message.attempts == 2
+    assert await stored_once(running, alice)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+@DIRECTIONS
+@TRANSPORTS
+@in_event_loop
+async def test_handshakes_are_cut_after_so_many_bytes(
+    transport: str, direction: Direction, count: int, tmp_path: Path
+) -> None:
+    """Each connection that is opened after the message left ends when so many bytes of its handshake have passed."""
+    async with behind(tmp_path, transport) as (running, wire, here):
+        alice = await here.sender()
+        async with in_front_of(alice) as front:
+            await soon(alice.send())
+            cut = alice.link.cut_handshake(count, direction)
+            await cut.begin()
+            tap, towards = to_front(direction, wire, front)
+            before = list(tap.flows)
+            message = alice.post()
+            evidence = await soon(cut.bite(message))
+            assert f"a handshake was cut after {count} byte" in evidence
+            assert f"{direction} while {message.id} waited" in evidence
+            after = ended_since(before, tap)
+            assert after
+            assert [len(flow.passed(towards)) for flow in after] == [count] * len(after)
+            assert len(numbers(here, h.Connected)) == 2  # the second through the tap, and no other since
+            await here.recorded(h.ConnectFailed, len(here.events(h.ConnectFailed)) + 2)  # and so it goes on
+            assert message.attempts == 1
+            await cut.heal()
+            await soon(message.done.wait())
+            assert message.attempts == 2
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_handshake_that_fits_is_not_cut(tmp_path: Path) -> None:
+    """A client whose handshake is shorter than what may pass has a connection, and the fault is not seen."""
+    async with chatting() as server, clients(tmp_path, server.port, store=empty(tmp_path)) as here:
+        alice = await here.sender()
+        alice.link._patience_seconds = 0.3
+        cut = alice.link.cut_handshake(100_000, "downstream")
+        await cut.begin()
+        with pytest.raises(waiting.WaitTimeout, match="a try of alice to connect to fail"):
+            await soon(cut.bite(alice.post()))
+        assert len(numbers(here, h.Connected)) == 2
+        await cut.heal()
+        assert (await soon(alice.send())).acknowledged
+
+
+@in_event_loop
+async def test_try_that_began_before_shows_nothing_of_a_way_back_that_is_closed(tmp_path: Path) -> None:
+    """The first try that fails may have been under way when the link was renewed: the next one is the evidence."""
+    async with chatting() as server, clients(tmp_path, server.port, store=empty(tmp_path)) as here:
+        alice = await here.sender()
+        await alice.close()
+        message = alice.post()
+        failing = asyncio.create_task(alice.link._failed_connect(message, lambda _: True))
+        await asyncio.sleep(0)
+        alice.connect_failures.append("began before")
+        await asyncio.wait({failing}, timeout=0.1)
+        assert not failing.done()
+        alice.connect_failures.append("began afterwards")
+        assert await soon(failing) == "began afterwards"
+
+
+@in_event_loop
+async def test_reset_of_a_client_that_does_not_come_back_is_not_seen(tmp_path: Path) -> None:
+    """Without a try to connect nothing was reset."""
+    async with chatting() as server, clients(tmp_path, server.port, store=empty(tmp_path)) as here:
+        alice = await here.sender()
+        alice.link._patience_seconds = 0.1
+        reset = alice.link.reset()
+        await reset.begin()
+        message = alice.post()
+        await soon(alice.left(message))
+        await alice.close()
+        with pytest.raises(waiting.WaitTimeout, match="a try of alice to connect to fail"):
+            await soon(reset.bite(message))
+        await reset.heal()
+        async with connected(alice.link.port, "websocket"):
+            assert len(server.sids) == 1
+
+
+# -- dropped and held --------------------------------------------------------------------------------------------
+
+
+@DIRECTIONS
+@in_event_loop
+async def test_blackhole_drops_for_good_and_keeps_the_connection(direction: Direction, tmp_path: Path) -> None:
+    """No byte of that direction comes out, the connection is open until the heal, and then ends with a FIN."""
+    async with behind(tmp_path, "websocket") as (running, wire, here):
+        alice = await here.sender()
+        async with in_front_of(alice) as front:
+            await soon(alice.send())
+            hole = alice.link.blackhole(direction, 0.1)
+            await hole.begin()
+            tap, towards = to_front(direction, wire, front)
+            (flow,) = open_flows(tap)
+            before = len(flow.passed(towards))
+            connection = alice.connection
+            assert connection is not None
+            message = alice.post()
+            evidence = await soon(hole.bite(message))
+            row = "and its row is there" if direction == "downstream" else "and no row"
+            assert evidence == f"the {direction} was dropped for 0.1 s with attempt 1 of {message.id} open, {row}"
+            assert await running.store.holds(message) is (direction == "downstream")
+            assert connection.is_open
+            await hole.heal()
+            await soon(message.done.wait())
+            await soon(flow.ended.wait())
+            assert len(flow.passed(towards)) == before
+            assert not connection.is_open
+            assert [each for each in (*front.flows, *wire.flows) if each.resets] == []
+            assert (message.attempts, message.emissions) == (2, 2)
+            assert [event.attempt for event in here.events(h.Ok) if event.message == message.id] == [2]
+    assert await stored_once(running, alice)
+
+
+@DIRECTIONS
+@TRANSPORTS
+@in_event_loop
+async def test_freeze_holds_and_delivers_on_the_same_connection(
+    transport: str, direction: Direction, tmp_path: Path
+) -> None:
+    """Nothing of that direction comes out for so long, and then all of it does: one attempt, one connection."""
+    async with behind(tmp_path, transport) as (running, wire, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        freeze = alice.link.freeze(direction, 0.1)
+        await freeze.begin()
+        passed = wire.bytes_passed("up")
+        began = time.monotonic()
+        message = alice.post()
+        evidence = await soon(freeze.bite(message))
+        assert time.monotonic() - began >= 0.1
+        row = "and its row is there" if direction == "downstream" else "and no row"
+        assert evidence == f"the {direction} was held for 0.1 s with attempt 1 of {message.id} open, {row}"
+        assert (wire.bytes_passed("up") > passed) is (direction == "downstream")
+        await freeze.heal()
+        await soon(message.done.wait())
+        assert (message.attempts, message.acknowledged) == (1, True)
+        assert (await soon(alice.send())).attempts == 1
+        assert numbers(here, h.Connected) == [1]
+        assert numbers(here, h.Disconnected) == []
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_freeze_of_a_connection_that_has_ended_heals_at_once(tmp_path: Path) -> None:
+    """Where an end is gone meanwhile what was held for it is lost, and the link is free again without a delay."""
+    async with behind(tmp_path, "websocket") as (running, _, here):
+        alice = await here.sender(policy="resend")
+        await soon(alice.send())
+        freeze = alice.link.freeze("upstream", 0.05)
+        await freeze.begin()
+        messages = [alice.post("much to hold " * 5000) for _ in range(IN_FLIGHT)]
+        await soon(freeze.bite(messages[0]))
+        await running.server.kill()
+        await here.recorded(h.Disconnected)
+        began = time.monotonic()
+        await freeze.heal()
+        assert time.monotonic() - began < 2  # lifting it can take Toxiproxy 5 s
+        await running.server.start()
+        for message in messages:
+            await soon(message.done.wait())
+    assert len(await running.store.rows()) == 1 + IN_FLIGHT
+
+
+@pytest.mark.parametrize("fault", ["blackhole", "freeze"])
+@pytest.mark.parametrize("answered", [True, False])
+@in_event_loop
+async def test_silence_that_a_message_came_through_is_not_seen(fault: str, answered: bool, tmp_path: Path) -> None:
+    """A message that was answered, or that is stored, has not met a link that drops or holds what is sent."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        message = await soon(alice.send())
+        message.acknowledged = answered
+        silence = getattr(alice.link, fault)("upstream", 0.01)
+        await silence.begin()
+        with pytest.raises(NotSeen, match="acknowledged before the fault was over" if answered else "was stored"):
+            await soon(silence.bite(message))
+        await silence.heal()
+        assert (await soon(alice.send())).acknowledged
+
+
+@pytest.mark.parametrize("fault", ["blackhole", "freeze"])
+@in_event_loop
+async def test_silence_downstream_of_an_answered_message_is_not_seen(fault: str, tmp_path: Path) -> None:
+    """A message whose answer came has not met a link that drops or holds answers."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        message = await soon(alice.send())
+        silence = getattr(alice.link, fault)("downstream", 0.01)
+        await silence.begin()
+        with pytest.raises(NotSeen, match="acknowledged before the time was over"):
+            await soon(silence.bite(message))
+        await silence.heal()
+        assert (await soon(alice.send())).acknowledged
+
+
+# -- slow --------------------------------------------------------------------------------------------------------
+
+
+@DIRECTIONS
+@in_event_loop
+async def test_latency_delays_and_keeps_the_order(direction: Direction, tmp_path: Path) -> None:
+    """That direction, and no other, comes that much later; none is lost, and all stay in their order."""
+    arrived: list[float] = []
+
+    def watch(_: Flow, towards: WireDirection, __: bytes) -> None:
+        if towards == "up":
+            arrived.append(time.monotonic())
+
+    async with behind(tmp_path, "websocket") as (running, wire, here):
+        alice = await here.sender(policy="pipelined")
+        await soon(alice.send())
+        latency = alice.link.latency(direction, 400)
+        await latency.begin()
+        wire.rule = watch
+        began = time.monotonic()
+        messages = [alice.post() for _ in range(IN_FLIGHT)]
+        evidence = await soon(latency.bite(messages[0]))
+        for message in messages:
+            await soon(message.done.wait())
+            assert [seconds >= 0.4 for seconds in message.answer_seconds] == [True]
+        assert evidence == f"attempt 1 of {messages[0].id} was answered after {messages[0].answer_seconds[0]:.3f} s"
+        assert (arrived[0] - began >= 0.4) is (direction == "upstream")
+        assert [event.message for event in here.events(h.Ok)] == [message.id for message in alice.messages]
+        await latency.heal()
+        await here.recorded(h.Connected, 2)
+        assert (await soon(alice.send())).answer_seconds[0] < 0.4
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_latency_is_measured_over_a_late_answer_too(tmp_path: Path) -> None:
+    """An answer that comes after the ack timeout shows the delay: it is the first attempt's, and no other's."""
+    async with behind(tmp_path, "websocket", ack_timeout_seconds=0.1) as (running, _, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        latency = alice.link.latency("downstream", 250)
+        await latency.begin()
+        message = alice.post()
+        assert "attempt 1" in await soon(latency.bite(message))
+        assert message.answer_seconds[0] >= 0.25
+        assert not message.acknowledged
+        await latency.heal()
+        await soon(message.done.wait())
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_delay_that_the_answer_did_not_have_is_not_seen(tmp_path: Path) -> None:
+    """An answer that came sooner than the delay, or than the pauses between pieces, had none."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        message = await soon(alice.send(TEXT))
+        for fault in (alice.link.latency("upstream", 5000), alice.link.slices(1, 1000)):
+            await fault.begin()
+            with pytest.raises(NotSeen, match="sooner than"):
+                await soon(fault.bite(message))
+            await fault.heal()
+            message = await soon(alice.send(TEXT))
+
+
+@pytest.mark.parametrize(("fault", "arguments"), [("latency", ("upstream", 1)), ("slices", (100, 1))])
+@in_event_loop
+async def test_delay_without_an_answer_is_not_seen(fault: str, arguments: tuple[object, ...], tmp_path: Path) -> None:
+    """A message that is never answered does not show how late it would have been."""
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        server.answer = server.forget
+        alice = await here.sender()
+        alice.link._patience_seconds = 0.1
+        slow = getattr(alice.link, fault)(*arguments)
+        await slow.begin()
+        with pytest.raises(waiting.WaitTimeout, match=r"an acknowledgement of .*, late or not"):
+            await soon(slow.bite(alice.post()))
+        await slow.heal()
+
+
+@pytest.mark.parametrize("size", [16, 50])
+@in_event_loop
+async def test_slices_deliver_pieces_with_pauses(size: int, tmp_path: Path) -> None:
+    """On the wire a message comes in pieces of at most that size, each later than the one before, and is whole."""
+    pause_ms = 60
+    pieces: list[tuple[float, int]] = []
+
+    def watch(_: Flow, towards: WireDirection, data: bytes) -> None:
+        if towards == "up":
+            pieces.append((time.monotonic(), len(data)))
+
+    async with behind(tmp_path, "websocket") as (running, wire, here):
+        alice = await here.sender()
+        await soon(alice.send(TEXT))
+        slices = alice.link.slices(size, pause_ms)
+        await slices.begin()
+        wire.rule = watch
+        message = alice.post(TEXT)
+        evidence = await soon(slices.bite(message))
+        length = (await soon(alice.idle())).last_unit_bytes
+        assert evidence.startswith(f"attempt 1 of {message.id} ({length} bytes) was answered after ")
+        assert sum(count for _, count in pieces) == length
+        assert max(count for _, count in pieces) <= size
+        assert len(pieces) >= length / size
+        gaps = [later - sooner for (sooner, _), (later, _) in itertools.pairwise(pieces)]
+        # Each is sent that much after the one before; what comes late once makes up for it with the next.
+        assert sum(gaps) >= (len(gaps) - 1) * pause_ms / 1000
+        assert message.answer_seconds[0] >= (length // size - 1) * pause_ms / 1000
+        await slices.heal()
+        pieces.clear()
+        await soon(alice.send(TEXT))
+        assert message.attempts == 1
+    assert await stored_once(running, alice)
 
 
 # -- one client --------------------------------------------------------------------------------------------------
@@ -296,7 +923,20 @@ async def test_other_clients_notice_nothing(transport: str, tmp_path: Path) -> N
     async with behind(tmp_path, transport) as (_, _, here):
         alice, bob = await here.sender("alice"), await here.sender("bob")
         await soon(alice.send(TEXT))
-        for fault in (alice.link.lose_acknowledgement(), alice.link.cut_inside(0.5), alice.link.cut()):
+        for fault in (
+            alice.link.lose_acknowledgement(),
+            alice.link.cut_inside(0.5),
+            alice.link.cut(),
+            alice.link.cut_after(5, "upstream"),
+            alice.link.flap(2),
+            alice.link.refuse(0.1),
+            alice.link.reset(),
+            alice.link.cut_handshake(5, "downstream"),
+            alice.link.blackhole("upstream", 0.05),
+            alice.link.freeze("downstream", 0.05),
+            alice.link.latency("downstream", 50),
+            alice.link.slices(50, 5),
+        ):
             await fault.begin()
             assert (await soon(bob.send())).attempts == 1
             message = alice.post(TEXT)

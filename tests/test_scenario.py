@@ -1,8 +1,11 @@
 """What a scenario declares, the runs that makes on a target, and how these runs become one verdict."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from harness import history as h
@@ -18,6 +21,7 @@ def target(
     guarantee: h.Guarantee = "exactly-once",
     order: h.Order = "total",
     without_unique: bool = True,
+    without_acknowledgement: bool = True,
     crash_points: Mapping[str, dict[str, str]] | None = None,
 ) -> Target:
     """A target with these claims and controls."""
@@ -28,7 +32,10 @@ def target(
         protocol=Protocol(event="chat message"),
         store=Store(kind="sqlite", location="{database}", rows="SELECT"),
         claims=Claims(guarantee=guarantee, order=order),
-        controls=Controls(without_unique=["{python}", "--without-unique"] if without_unique else None),
+        controls=Controls(
+            without_unique=["{python}", "--without-unique"] if without_unique else None,
+            without_acknowledgement=["{python}", "--mute"] if without_acknowledgement else None,
+        ),
         crash_points=dict(crash_points or {}),
         path=Path("/nowhere/target.toml"),
     )
@@ -43,15 +50,14 @@ def declared(
     family: str = "lock",
     controls: tuple[str, ...] = (),
     variants: Mapping[str, Mapping[str, object]] | None = None,
-    order: tuple[h.Order, ...] | None = None,
-    crash_point: str | None = None,
+    **options: Any,
 ) -> s.Scenario:
     """A declared scenario."""
 
     async def own(system: object, **parameters: object) -> None:
         """A schedule of its own: the declaration is kept on the function."""
 
-    s.scenario(family=family, controls=controls, variants=variants, order=order, crash_point=crash_point)(own)
+    s.scenario(family=family, controls=controls, variants=variants, **options)(own)
     found = getattr(own, s.ATTRIBUTE)
     assert isinstance(found, s.Scenario)
     return found
@@ -88,6 +94,21 @@ def test_case_without_variants_has_none_in_its_id() -> None:
     assert [each.id for each in s.cases(declared())] == ["lock-python-websocket", "lock-python-polling"]
 
 
+@pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]])
+def test_scenario_has_cases_over_the_transports_that_it_names(transports: list[str]) -> None:
+    """A scenario whose fault means something over one transport only is run over that one."""
+    found = s.cases(declared(variants={"long": {}, "short": {}}, transports=transports))
+    assert [(each.variant, each.transport) for each in found] == [
+        (variant, transport) for transport in transports for variant in ("long", "short")
+    ]
+
+
+def test_scenario_by_hand_has_what_the_decorator_gives_without_options() -> None:
+    """What is not said of a scenario is the same whether it is decorated or made."""
+    decorated = declared()
+    assert decorated == s.Scenario(decorated.schedule, "lock", (), {"": {}})
+
+
 def test_ids_of_a_scenario_are_unique() -> None:
     """No two cases share an id."""
     ids = [each.id for each in s.cases(declared(variants={"a": {}, "b": {}, "c": {}}))]
@@ -120,6 +141,49 @@ def test_claim_decides_what_its_senders_do(guarantee: h.Guarantee, policy: h.Pol
     """Who claims at most once is sent every message once, all others have it resent."""
     (run,) = s.runs(case(declared()), target(guarantee=guarantee))
     assert (run.folder, run.role, run.control, run.policy) == ("claim", "claim", None, policy)
+
+
+@pytest.mark.parametrize("guarantee", ["exactly-once", "at-least-once", "at-most-once"])
+@pytest.mark.parametrize("policy", ["fire-and-forget", "retries=3", "resend", "once", "pipelined"])
+def test_scenario_says_what_the_senders_of_its_claim_do(policy: h.Policy, guarantee: h.Guarantee) -> None:
+    """A scenario about a policy has it in the run of its claim, whatever the target claims; controls keep theirs."""
+    of = declared(controls=("once", "new-offset", "without_unique"), policy=policy)
+    *others, claim = s.runs(case(of), target(guarantee=guarantee))
+    assert (claim.role, claim.policy, claim.server) == ("claim", policy, None)
+    assert others
+    for run in others:
+        assert run.control is not None
+        assert run.policy == run.control.policy == s.CONTROLS[run.control.name].policy
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "policy", "server"),
+    [
+        ("once", "lost", "once", None),
+        ("new-offset", "duplicate", "new-offset", None),
+        ("without_unique", "duplicate", "persistent", "without_unique"),
+        ("fire-and-forget", "lost", "fire-and-forget", None),
+        ("resend", "reordered", "resend", None),
+        ("resend-without_unique", "duplicate", "resend", "without_unique"),
+        ("retries", "false_failure", "retries=3", None),
+    ],
+)
+def test_control_is_a_policy_or_a_server_and_what_it_has_to_show(
+    name: str, expected: str, policy: h.Policy, server: str | None
+) -> None:
+    """Each control runs its own policy or the target's own server, with its null, and names its anomaly."""
+    control = s.CONTROLS[name]
+    assert (control.expected, control.policy, control.server) == (expected, policy, server)
+    null, run, _ = s.runs(case(declared(controls=(name,))), target())
+    assert [(each.folder, each.policy, each.server) for each in (null, run)] == [
+        (f"null-{name}", policy, server),
+        (f"control-{name}", policy, server),
+    ]
+
+
+def test_every_control_is_known_above() -> None:
+    """The table above leaves no control out."""
+    assert len(s.CONTROLS) == 7
 
 
 def test_controls_and_nulls_run_with_one_sender() -> None:
@@ -202,6 +266,80 @@ def test_case_for_a_crash_point_is_not_offered_without_it() -> None:
     of = case(declared(crash_point="after_commit"))
     assert s.not_offered(of, target()) == "the target has no crash point 'after_commit'"
     assert s.not_offered(of, target(crash_points={"after_commit": {"CRASH": "{message}"}})) is None
+
+
+def test_case_whose_control_shows_a_wrong_order_needs_an_order() -> None:
+    """Where no order is claimed a message that is stored out of order threatens nothing."""
+    of = case(declared(controls=("resend",)))
+    for order in ("sequential", "sender", "total"):
+        assert s.not_offered(of, target(order=order)) is None
+    why = "a message that is 'reordered' does not break 'exactly-once'"
+    assert s.not_offered(of, target(order="none")) == why
+
+
+@pytest.mark.parametrize("guarantee", ["exactly-once", "at-least-once", "at-most-once"])
+def test_case_whose_control_shows_a_false_failure_is_offered_to_everybody(guarantee: h.Guarantee) -> None:
+    """A sender that is told of a failure that is none is something to show under every guarantee."""
+    assert s.not_offered(case(declared(controls=("retries",))), target(guarantee=guarantee, order="none")) is None
+
+
+@pytest.mark.parametrize("switch", ["without_unique", "without_acknowledgement"])
+def test_case_whose_fault_needs_a_server_of_the_targets_own_is_not_offered_without_it(switch: str) -> None:
+    """A fault that runs a switched-off server is asked only of targets that have one."""
+    of = case(declared(switch=switch))
+    assert s.not_offered(of, target()) is None
+    why = f"the target has no server {switch!r} among its controls"
+    assert s.not_offered(of, target(**{switch: False})) == why  # type: ignore[arg-type]
+    other = {"without_unique", "without_acknowledgement"} - {switch}
+    assert s.not_offered(of, target(**dict.fromkeys(other, False))) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("asked", "claimed", "offered"),
+    [
+        (None, "exactly-once", True),
+        (None, "at-least-once", True),
+        (None, "at-most-once", True),
+        ("at-most-once", "exactly-once", True),
+        ("at-most-once", "at-most-once", True),
+        ("at-most-once", "at-least-once", False),
+        ("at-least-once", "exactly-once", True),
+        ("at-least-once", "at-least-once", True),
+        ("at-least-once", "at-most-once", False),
+        ("exactly-once", "exactly-once", True),
+        ("exactly-once", "at-least-once", False),
+        ("exactly-once", "at-most-once", False),
+    ],
+)
+def test_case_that_asks_for_less_is_offered_to_who_claims_it(
+    asked: h.Guarantee | None, claimed: h.Guarantee, offered: bool
+) -> None:
+    """Who claims exactly once keeps both halves of it; who claims one half is not asked for the other."""
+    found = s.not_offered(case(declared(guarantee=asked)), target(guarantee=claimed))
+    assert found == (None if offered else f"the target claims {claimed!r}; this asks for {asked!r}")
+
+
+# -- what this machine lacks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("linux", "platform", "lacks"),
+    [
+        (True, "linux", None),
+        (True, "darwin", "it needs Linux"),
+        (True, "win32", "it needs Linux"),
+        (False, "linux", None),
+        (False, "darwin", None),
+    ],
+)
+def test_case_that_needs_linux_is_missing_it_elsewhere(
+    linux: bool, platform: str, lacks: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only Linux has is missing on another system, whatever the target offers."""
+    monkeypatch.setattr(sys, "platform", platform)
+    of = case(declared(linux=linux))
+    assert s.missing(of) == lacks
+    assert s.not_offered(of, target()) is None
 
 
 # -- seeds -------------------------------------------------------------------------------------------------------
@@ -526,6 +664,24 @@ def test_case_whose_claim_left_no_history_is_an_error() -> None:
     assert (result.verdict, result.why) == ("error", "the run of the claim left no history")
     assert [control.verdict for control in result.controls] == ["bites"]
     assert (result.counts, result.anomalies, result.bites) == ({}, [], [])
+
+
+def test_result_carries_the_worst_delay_of_the_claim() -> None:
+    """A result has the longest time to an acknowledgement in its claim, and none where nothing was acknowledged."""
+    result = one_control(control=BITES, null=quiet(), claim=kept())
+    assert result.worst_delay_seconds is not None
+    assert result.worst_delay_seconds > (result.recovery_seconds or 0) > 0
+    assert decided([], {"claim": nothing_sent()}).worst_delay_seconds is None
+    assert decided([], {}).worst_delay_seconds is None
+
+
+def test_claim_that_recovers_too_slowly_is_broken() -> None:
+    """Where the target claims a recovery time its verdict is broken by that, with a control that bites and without."""
+    slow = kept()
+    claimed = History([msgspec.structs.replace(slow.started, recovery_seconds=0.001), *slow.events[1:]])
+    for result in (one_control(control=BITES, null=quiet(), claim=claimed), decided([], {"claim": claimed})):
+        assert result.verdict == "broken"
+        assert [anomaly.kind for anomaly in result.anomalies] == ["slow_recovery"]
 
 
 def test_result_carries_the_claim_and_what_was_declared() -> None:

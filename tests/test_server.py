@@ -4,8 +4,10 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Mapping
-from contextlib import closing
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,15 @@ from tests.systems import (
     clients,
     described,
     in_event_loop,
+    reserved,
     seen,
     serving,
     soon,
 )
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["websocket", "polling"])
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it needs /proc and setpriv")
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges beyond the permissions")
 LISTEN = """
 import os, signal, socket, sys, time
 print("pid", os.getpid(), flush=True)
@@ -372,8 +377,11 @@ async def test_start_that_is_cancelled_can_be_killed(tmp_path: Path) -> None:
 # -- faults ------------------------------------------------------------------------------------------------------
 
 
-async def bitten(here: Clients, running: Running, fault: Fault, alice: Sender) -> str:
-    """Send, have the fault bite a message, let it be sent again; the evidence. Every message is stored once."""
+async def bitten(here: Clients, running: Running, fault: Fault, alice: Sender, *, in_vain: int = 0) -> str:
+    """Send, have the fault bite a message, let it be sent again; the evidence. Every message is stored once.
+
+    `in_vain` is how often the server is started and does not get ready.
+    """
     await soon(alice.send())
     await fault.begin()
     try:
@@ -387,7 +395,7 @@ async def bitten(here: Clients, running: Running, fault: Fault, alice: Sender) -
     assert stored == [message.id for message in alice.messages]
     outcomes = {event.message: type(event) for event in here.recorder.events if isinstance(event, h.Info | h.Ok)}
     assert list(outcomes.values()) == [h.Ok] * 3
-    assert len(running.events(h.ServerStarted)) == len(running.events(h.ServerExited)) + 1
+    assert len(running.events(h.ServerStarted)) == len(running.events(h.ServerExited)) + 1 - in_vain
     return evidence
 
 
@@ -486,3 +494,298 @@ async def test_crash_point_that_is_never_reached_is_not_seen(tmp_path: Path) -> 
             "env None",
         ]
         assert [expected for _, expected in exits(running)] == [True, True]
+
+
+@asynccontextmanager
+async def chat(
+    folder: Path,
+    transport: str = "websocket",
+    *,
+    policy: h.Policy = "persistent",
+    made: Target | None = None,
+    **options: Any,
+) -> AsyncIterator[tuple[Running, Clients, Sender]]:
+    """The reference server, or a target made of it, with a sender."""
+    async with (
+        serving(made or described(folder), folder) as running,
+        clients(folder, running.port, transport, store=running.store, **options) as here,
+    ):
+        await running.server.start()
+        yield running, here, await here.sender(policy=policy)
+
+
+def reference(folder: Path, script: str, **server: Any) -> Target:
+    """The reference target, started by a shell script in which "$@" starts it."""
+    command = ["sh", "-c", script, "sh", *described(folder).server.command]
+    return described(folder, server={"command": command, **server})
+
+
+def states(running: Running) -> set[str]:
+    """The kernel's letters for what the processes of the server's group are doing, threads and all."""
+    files = [path for pid in running.server.pids for path in Path(f"/proc/{pid}").glob("task/*/stat")]
+    return {path.read_text().rpartition(")")[2].split()[0] for path in files}
+
+
+# -- pause -------------------------------------------------------------------------------------------------------
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_paused_server_goes_on_where_it_stood(transport: str, tmp_path: Path) -> None:
+    """A message waits for a server that is paused, and is answered by the same one afterwards, at the first attempt."""
+    async with chat(tmp_path, transport) as (running, here, alice):
+        began = time.monotonic()
+        evidence = await bitten(here, running, running.server.pause(alice.link, 0.2), alice)
+        assert time.monotonic() - began >= 0.2
+        assert evidence.startswith("the process group was paused for 0.2 s with attempt 1 of ")
+        assert [message.attempts for message in alice.messages] == [1, 1, 1]
+        assert exits(running) == []
+
+
+@LINUX
+@in_event_loop
+async def test_pause_stops_the_whole_group(tmp_path: Path) -> None:
+    """A server behind a shell stands still with its shell, every thread of it, and both go on."""
+    async with chat(tmp_path, made=reference(tmp_path, '"$@" & wait')) as (running, _, alice):
+        assert len(running.server.pids) == 2
+        await soon(alice.send())
+        pause = running.server.pause(alice.link, 0.01)
+        await pause.begin()
+        assert states(running) == {"T"}
+        message = alice.post()
+        await soon(pause.bite(message))
+        assert states(running) == {"T"}
+        await pause.heal()
+        await soon(message.done.wait())
+        assert "T" not in states(running)
+        assert message.attempts == 1
+
+
+@in_event_loop
+async def test_pause_of_an_answered_message_is_not_seen_and_ends(tmp_path: Path) -> None:
+    """A message that was answered before the server was paused did not wait for it."""
+    async with chat(tmp_path) as (running, _, alice):
+        message = await soon(alice.send())
+        pause = running.server.pause(alice.link, 0.01)
+        await pause.begin()
+        with pytest.raises(NotSeen, match="acknowledged before"):
+            await soon(pause.bite(message))
+        await pause.heal()
+        assert (await soon(alice.send())).attempts == 1
+        assert exits(running) == []
+
+
+@LINUX
+@in_event_loop
+async def test_pids_are_those_of_the_group_that_runs(tmp_path: Path) -> None:
+    """A server has the processes of its group, its shell's and its own, and none before it runs or afterwards."""
+    server = {"command": ["sh", "-c", '"$0" -S -c "$1" "$2" & echo shell; wait', "{python}", ACCEPT, "{port}"]}
+    async with serving(target(tmp_path, server), tmp_path) as running:
+        assert running.server.pids == []
+        await running.server.start()
+        shell = running.events(h.ServerStarted)[0].pid
+        assert sorted(running.server.pids) == sorted([shell, *pids(running)])
+        await running.server.kill()
+        assert running.server.pids == []
+
+
+# -- restarts that are slow, in vain, or elsewhere ---------------------------------------------------------------
+
+
+@in_event_loop
+async def test_slow_restart_leaves_the_server_away_for_so_long(tmp_path: Path) -> None:
+    """The server is started again that much later, and nobody gets a connection before."""
+    async with chat(tmp_path) as (running, here, alice):
+        await soon(alice.send())
+        fault = running.server.restart_while_held(alice.link, slow_seconds=0.3)
+        await fault.begin()
+        message = alice.post()
+        evidence = await soon(fault.bite(message))
+        (exited,) = running.events(h.ServerExited)
+        assert running.now() - exited.time >= 0.3
+        assert evidence.startswith("stopped for 0.3 s with the message held in the link, and no row;")
+        assert len(here.events(h.Connected)) == len(running.events(h.ServerStarted)) == 1
+        await fault.heal()
+        await soon(message.done.wait())
+        assert exits(running) == [(0, True)]
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_restart_in_vain_fails_so_often_and_then_succeeds(transport: str, tmp_path: Path) -> None:
+    """Each start on the taken port ends by itself, as expected, and the one at the end gets ready on the same port."""
+    async with chat(tmp_path, transport) as (running, here, alice):
+        fault = running.server.restart_in_vain(alice.link, 2)
+        evidence = await bitten(here, running, fault, alice, in_vain=2)
+        assert evidence.startswith("it failed to start 2 times (exit status 1), with attempt 1 of ")
+        assert exits(running) == [(0, True), (1, True), (1, True)]
+        assert listens(running.port)
+
+
+@pytest.mark.parametrize(("script", "ends"), [('"$@" || exit 0', r"\[0\]"), ('"$@" || sleep 300', r"\[None\]")])
+@in_event_loop
+async def test_server_that_does_not_fail_on_a_taken_port_was_not_started_in_vain(
+    script: str, ends: str, tmp_path: Path
+) -> None:
+    """A server that ends well, or that stays, although its port is taken shows nothing; it is started at the end."""
+    made = reference(tmp_path, script, ready_timeout_seconds=3)
+    async with chat(tmp_path, made=made) as (running, _, alice):
+        fault = running.server.restart_in_vain(alice.link, 1)
+        await fault.begin()
+        message = alice.post()
+        with pytest.raises(NotSeen, match=f"its port was taken, and ended with {ends}"):
+            await soon(fault.bite(message))
+        await fault.heal()
+        await soon(message.done.wait())
+        assert [expected for _, expected in exits(running)] == [True, True]
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_moved_server_is_found_on_its_new_port(transport: str, tmp_path: Path) -> None:
+    """The server leaves its port for another; senders and receivers find it there, on the links that they have."""
+    async with chat(tmp_path, transport) as (running, here, alice):
+        receiver, link = await here.receiver()
+        before = (alice.link.port, link.port)
+        with reserved() as port:
+
+            async def move() -> int:
+                for each in here.links:
+                    await each.lead_to(port)
+                return port
+
+            running.moves = move
+            evidence = await bitten(here, running, running.server.move(alice.link), alice)
+            assert evidence.startswith(f"the server moved from port {running.port} to {port}, with attempt 1 of ")
+            assert listens(port)
+            assert not listens(running.port)
+            assert (alice.link.port, link.port) == before
+            everything = {message.id for message in alice.messages}
+            await seen(lambda: receiver.messages == everything, "the broadcasts", lambda: receiver.messages)
+            assert [event.client for event in here.events(h.Connected)].count("rita") == 2
+            await running.server.kill()
+        assert exits(running) == [(0, True), (-signal.SIGKILL, True)]
+
+
+# -- acknowledgements --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("policy", "sent"), [("retries=3", 4), ("persistent", 5)])
+@in_event_loop
+async def test_server_that_forgets_acknowledgements_stores_and_says_nothing(
+    policy: h.Policy, sent: int, tmp_path: Path
+) -> None:
+    """A sender gives up after its tries, or has sent once more; the row is there, and the own server answers again."""
+    async with chat(tmp_path, policy=policy, ack_timeout_seconds=0.3) as (running, here, alice):
+        await soon(alice.send())
+        fault = running.server.forget_acknowledgements(alice.link, 4)
+        await fault.begin()
+        message = alice.post()
+        evidence = await soon(fault.bite(message))
+        assert evidence.startswith(f"sent {sent} times to a server that acknowledges nothing, with attempt {sent} of ")
+        assert message.done.is_set() is (policy == "retries=3")
+        assert await running.store.holds(message)
+        assert not [event for event in here.events(h.Ok) if event.message == message.id]
+        await fault.heal()
+        await soon(message.done.wait())
+        assert message.acknowledged is (policy == "persistent")
+        assert (await soon(alice.send())).acknowledged
+        stored = [h.identity_in(RUN, row.content) for row in await running.store.rows()]
+        assert stored == [each.id for each in alice.messages]
+        assert [expected for _, expected in exits(running)] == [True, True]
+
+
+@in_event_loop
+async def test_message_that_is_given_up_after_fewer_sends_is_not_seen(tmp_path: Path) -> None:
+    """A sender that was to send so often, and gave up sooner, is not what was asked for."""
+    async with chat(tmp_path, policy="retries=3", ack_timeout_seconds=0.1) as (running, _, alice):
+        fault = running.server.forget_acknowledgements(alice.link, 6)
+        await fault.begin()
+        with pytest.raises(NotSeen, match="sent 4 times, and not 6 times"):
+            await soon(fault.bite(alice.post()))
+        await fault.heal()
+        assert (await soon(alice.send())).acknowledged
+
+
+# -- permissions -------------------------------------------------------------------------------------------------
+
+
+def permissions(running: Running) -> dict[str, int]:
+    """Those of the store, of its journals and of its folder, as far as they stay."""
+    files = [running.database.parent, *running.database.parent.glob("store.db")]
+    return {path.name: path.stat().st_mode for path in files}
+
+
+@LINUX
+@in_event_loop
+async def test_server_that_lost_its_write_permission_does_not_start_until_it_has_it_back(tmp_path: Path) -> None:
+    """A server that needs to write ends at its start, as expected, and starts when it has its permissions again."""
+    async with chat(tmp_path) as (running, here, alice):
+        before = permissions(running)
+        fault = running.server.lose_write_permission(alice.link, 0.1)
+        evidence = await bitten(here, running, fault, alice, in_vain=1)
+        assert evidence.startswith("with a read-only store for 0.1 s the server did not start (exit status 1); with")
+        assert exits(running) == [(-signal.SIGKILL, True), (1, True)]
+        assert permissions(running) == before
+
+
+@LINUX
+@in_event_loop
+async def test_server_that_starts_without_its_write_permission_serves_and_stores_nothing(tmp_path: Path) -> None:
+    """A server that does not care at its start gets the message, cannot store it, and is killed at the end."""
+    careless = "import os; os.access = lambda *_: True; from harness.targets.reference.__main__ import main; main()"
+    command = ["{python}", "-c", careless, "--port", "{port}", "--database", "{database}"]
+    made = described(tmp_path, server={"command": command})
+    async with chat(tmp_path, made=made, ack_timeout_seconds=0.2) as (running, here, alice):
+        before = permissions(running)
+        fault = running.server.lose_write_permission(alice.link, 0.5)
+        evidence = await bitten(here, running, fault, alice, in_vain=1)
+        assert evidence.startswith("with a read-only store for 0.5 s the server served its clients; with attempt ")
+        assert exits(running) == [(-signal.SIGKILL, True)] * 2
+        assert permissions(running) == before
+
+
+@ROOT
+@LINUX
+@in_event_loop
+async def test_server_that_may_write_all_the_same_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root writes whatever the permissions say: then the message is stored, and the permissions are put back."""
+    monkeypatch.setattr(server_module, "_UNPRIVILEGED", ())
+    async with chat(tmp_path) as (running, _, alice):
+        await soon(alice.send())
+        before = permissions(running)
+        fault = running.server.lose_write_permission(alice.link, 1)
+        await fault.begin()
+        message = alice.post()
+        with pytest.raises(NotSeen, match="the message was stored"):
+            await soon(fault.bite(message))
+        assert permissions(running) == before
+        await fault.heal()
+        await soon(message.done.wait())
+        assert (await soon(alice.send())).acknowledged
+
+
+# -- space -------------------------------------------------------------------------------------------------------
+
+
+@LINUX
+@in_event_loop
+async def test_full_disk_bites_the_server_and_heals(tmp_path: Path) -> None:
+    """A server whose files cannot grow stores nothing and acknowledges nothing, and goes on when they can."""
+    async with chat(tmp_path, ack_timeout_seconds=0.2) as (running, here, alice):
+        evidence = await bitten(here, running, running.store.full(0.5), alice)
+        assert "no row and no answer in 0.5 s without space" in evidence
+        assert exits(running) == []
+
+
+@LINUX
+@in_event_loop
+async def test_server_that_ends_by_the_size_limit_has_not_crashed(tmp_path: Path) -> None:
+    """The signal that tells of the harness's own limit is expected to end a server; another one is not."""
+    code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL);" + ACCEPT
+    async with serving(target(tmp_path, python(code)), tmp_path) as running:
+        for number in (signal.SIGXFSZ, signal.SIGXCPU):
+            await running.server.start()
+            os.kill(pids(running)[-1], number)
+            await seen(lambda: not running.server.is_running, "the end")
+        assert exits(running) == [(-signal.SIGXFSZ, True), (-signal.SIGXCPU, False)]

@@ -1,18 +1,22 @@
 """The SQLite store: rows are read by name whatever they hold, every unusable store is one clear error, locks bite."""
 
 import asyncio
+import os
+import resource
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from harness import store as store_module
-from harness.clients.sender import Message
-from harness.errors import TargetError
+from harness.clients.author import Message
+from harness.errors import HarnessError, TargetError
 from harness.fault import NotSeen
-from harness.store import StoredRow
+from harness.store import LockMode, StoredRow
 from harness.waiting import WaitTimeout
 from tests.systems import RUN, in_event_loop, make_store, seen, soon
 
@@ -21,6 +25,8 @@ ROWS = "SELECT id, client_offset, content FROM messages ORDER BY id"
 IDENTITY = f"{RUN}-alice-0001"
 NO_DATABASE = Path(__file__)
 MODES = pytest.mark.parametrize("mode", ["wal", "delete"])
+LOCKS = pytest.mark.parametrize("lock_mode", ["IMMEDIATE", "EXCLUSIVE"])
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process that runs")
 
 
 @pytest.fixture
@@ -312,6 +318,95 @@ async def test_lock_keeps_writers_out_and_readers_in(mode: str, database: Path) 
         assert try_to_write(database) == "written"
 
 
+def try_to_read(database: Path) -> str:
+    """What a reader that does not wait is told."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=0)) as reader:
+        try:
+            rows = reader.execute("SELECT count(*) FROM messages").fetchone()
+        except sqlite3.OperationalError as error:
+            return str(error)
+        return f"{rows[0]} rows"
+
+
+@LOCKS
+@MODES
+@in_event_loop
+async def test_lock_keeps_readers_out_where_it_says_so(mode: str, lock_mode: LockMode, database: Path) -> None:
+    """Only an EXCLUSIVE lock on a rollback journal keeps readers out; the evidence is found all the same, at once."""
+    blocked = (mode, lock_mode) == ("delete", "EXCLUSIVE")
+    with written(database, mode) as server:
+        insert(server, (1, "one", "text"))
+        lock = make_store(database, ROWS).lock(0.01, lock_mode)
+        await lock.begin()
+        assert try_to_write(database) == "database is locked"
+        assert try_to_read(database) == ("database is locked" if blocked else "1 rows")
+        began = asyncio.get_running_loop().time()
+        assert "under the lock" in await lock.bite(attempted())
+        assert asyncio.get_running_loop().time() - began < store_module._BUSY_TIMEOUT_SECONDS
+        await lock.heal()
+        assert (try_to_write(database), try_to_read(database)) == ("written", "1 rows")
+
+
+@LOCKS
+@MODES
+@in_event_loop
+async def test_lock_of_either_mode_sees_what_was_stored_before(mode: str, lock_mode: LockMode, database: Path) -> None:
+    """A message that has a row is not one that the lock has stopped, whoever may read it meanwhile."""
+    with written(database, mode) as server:
+        insert(server, (1, message().offset, message().content))
+        lock = make_store(database, ROWS).lock(0.01, lock_mode)
+        await lock.begin()
+        with pytest.raises(NotSeen, match="stored while the store was locked"):
+            await lock.bite(attempted())
+        await lock.heal()
+        assert try_to_write(database) == "written"
+
+
+@LOCKS
+@MODES
+@in_event_loop
+async def test_repeated_lock_is_held_so_many_times(
+    mode: str, lock_mode: LockMode, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is taken anew so many times, each by a transaction of its own, held each time, and free at the end."""
+    taken: list[str] = []
+
+    def trace(*arguments: object, **options: object) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)  # type: ignore[call-overload]
+        connection.set_trace_callback(taken.append)
+        assert isinstance(connection, sqlite3.Connection)
+        return connection
+
+    with written(database, mode):
+        lock = make_store(database, ROWS).lock_repeatedly(3, 0.05, lock_mode)
+        connect = sqlite3.connect
+        monkeypatch.setattr(sqlite3, "connect", trace)
+        await lock.begin()
+        began = asyncio.get_running_loop().time()
+        evidence = await lock.bite(attempted())
+        assert asyncio.get_running_loop().time() - began >= 3 * 0.05
+        monkeypatch.undo()
+        assert evidence == "no row and no answer after 0.05 s under the lock and 1 attempts; and locked 3 times in all"
+        assert [line for line in taken if line.startswith("BEGIN")] == [f"BEGIN {lock_mode}"] * 3
+        assert try_to_write(database) == "database is locked"
+        await lock.heal()
+        assert try_to_write(database) == "written"
+
+
+@in_event_loop
+async def test_repeated_lock_that_did_not_bite_is_not_seen(database: Path) -> None:
+    """What was stored or answered under the first lock was not refused, and nothing stays locked."""
+    with written(database):
+        lock = make_store(database, ROWS).lock_repeatedly(3, 0.01)
+        await lock.begin()
+        posted = attempted()
+        posted.acknowledged = True
+        with pytest.raises(NotSeen, match="acknowledged while the store was locked"):
+            await lock.bite(posted)
+        await lock.heal()
+        assert try_to_write(database) == "written"
+
+
 @in_event_loop
 async def test_lock_counts_from_the_first_attempt(database: Path) -> None:
     """The time under the lock begins when the message is emitted."""
@@ -421,3 +516,240 @@ async def test_cancelled_lock_does_not_stay(database: Path) -> None:
         server.execute("COMMIT")
         await asyncio.get_running_loop().shutdown_default_executor()
         await seen(lambda: try_to_write(database) == "written", "the lock to be released")
+
+
+# -- full --------------------------------------------------------------------------------------------------------
+
+WRITER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+number = 0
+for line in sys.stdin:
+    number += 1
+    try:
+        database.execute("INSERT INTO messages VALUES (?, ?, ?)", (number + 100, str(number), "x" * 10000))
+        print("written", flush=True)
+    except sqlite3.Error as error:
+        print(error, flush=True)
+"""
+
+
+class Writer:
+    """A server in a process of its own, which writes when it is told to."""
+
+    def __init__(self, database: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-c", WRITER, database], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.pid = self._process.pid
+
+    async def write(self) -> str:
+        """Have it write, and return what it was told."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("now\n")
+        self._process.stdin.flush()
+        return (await soon(asyncio.to_thread(self._process.stdout.readline))).strip()
+
+    @property
+    def limit(self) -> tuple[int, int]:
+        """The size that its files may have: soft and hard."""
+        return resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def writer(database: Path) -> Iterator[Writer]:
+    """A server in a process of its own."""
+    made = Writer(database)
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+@LINUX
+@MODES
+@in_event_loop
+async def test_full_disk_refuses_every_write_until_the_end(mode: str, database: Path) -> None:
+    """From the beginning of the fault to its end the server's own writes fail, and nothing else of it changes."""
+    with written(database, mode), writer(database) as server:
+        store = make_store(database, ROWS, server_pids=lambda: [server.pid])
+        assert await server.write() == "written"
+        before = server.limit
+        full = store.full(0.01)
+        await full.begin()
+        assert server.limit == (0, before[1])
+        assert await server.write() in ("disk I/O error", "database or disk is full")
+        assert await full.bite(attempted()) == "no row and no answer in 0.01 s without space, after 1 attempts"
+        assert await server.write() in ("disk I/O error", "database or disk is full")
+        assert len(await store.rows()) == 1
+        await full.heal()
+        assert server.limit == before
+        assert await server.write() == "written"
+
+
+@LINUX
+@in_event_loop
+async def test_full_disk_is_that_of_every_process_of_the_server(database: Path) -> None:
+    """Each of several writers is limited, and each gets back what it had, this process never being one of them."""
+    own = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with written(database), writer(database) as one, writer(database) as other:
+        resource.prlimit(other.pid, resource.RLIMIT_FSIZE, (10**9, 10**12))
+        before = one.limit
+        full = make_store(database, ROWS, server_pids=lambda: [one.pid, other.pid]).full(0.01)
+        await full.begin()
+        assert [process.limit[0] for process in (one, other)] == [0, 0]
+        assert resource.getrlimit(resource.RLIMIT_FSIZE) == own
+        await full.bite(attempted())
+        await full.heal()
+        assert (one.limit, other.limit) == (before, (10**9, 10**12))
+
+
+@LINUX
+@in_event_loop
+async def test_full_disk_of_a_server_that_died_heals(database: Path) -> None:
+    """A server that does not survive a write that fails leaves nothing to lift, and others are lifted nevertheless."""
+    with written(database), writer(database) as one, writer(database) as other:
+        before = one.limit
+        full = make_store(database, ROWS, server_pids=lambda: [one.pid, other.pid]).full(0.01)
+        await full.begin()
+        other.kill()
+        await full.bite(attempted())
+        await full.heal()
+        assert one.limit == before
+
+
+@LINUX
+@in_event_loop
+async def test_full_disk_of_a_process_that_is_gone_is_one_clear_error(database: Path) -> None:
+    """A process that cannot be limited is told by its number, and those before it are as they were."""
+    with written(database), writer(database) as one, writer(database) as other:
+        other.kill()
+        before = one.limit
+        full = make_store(database, ROWS, server_pids=lambda: [one.pid, other.pid]).full(0.01)
+        with pytest.raises(HarnessError, match=f"cannot limit the files of the server's process {other.pid}: No such"):
+            await full.begin()
+        await full.heal()
+        assert one.limit == before
+
+
+@in_event_loop
+async def test_full_disk_needs_linux(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another system cannot limit a process that runs, and says so."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    full = make_store(database, ROWS, server_pids=lambda: [os.getpid()]).full(0.01)
+    with pytest.raises(HarnessError, match="only Linux has"):
+        await full.begin()
+    await full.heal()
+
+
+@LINUX
+@in_event_loop
+async def test_full_disk_under_which_a_message_was_stored_or_answered_is_not_seen(database: Path) -> None:
+    """A message that arrived all the same, by a writer that has no limit say, has met no full disk."""
+    with written(database) as server, writer(database) as limited:
+        store = make_store(database, ROWS, server_pids=lambda: [limited.pid])
+        answered = attempted()
+        answered.acknowledged = True
+        full = store.full(0.01)
+        await full.begin()
+        with pytest.raises(NotSeen, match="acknowledged while no file could be written"):
+            await full.bite(answered)
+        await full.heal()
+        full = store.full(0.01)
+        await full.begin()
+        insert(server, (1, message().offset, message().content))
+        with pytest.raises(NotSeen, match="stored while no file could be written"):
+            await full.bite(attempted())
+        await full.heal()
+        assert await limited.write() == "written"
+
+
+@LINUX
+@in_event_loop
+async def test_full_disk_that_no_message_meets_is_not_seen(database: Path) -> None:
+    """Without an attempt of the message there is nothing to see, and the limit does not stay."""
+    with written(database), writer(database) as server:
+        before = server.limit
+        full = make_store(database, ROWS, patience_seconds=0.05, server_pids=lambda: [server.pid]).full(0.01)
+        await full.begin()
+        with pytest.raises(WaitTimeout, match=f"an attempt of {IDENTITY}"):
+            await full.bite(message())
+        await full.heal()
+        assert server.limit == before
+
+
+# -- read-only ---------------------------------------------------------------------------------------------------
+
+
+def modes(database: Path) -> dict[str, int]:
+    """The permissions of a database, its journals and their folder."""
+    return {path.name: path.stat().st_mode for path in (database.parent, *database.parent.iterdir())}
+
+
+@MODES
+@in_event_loop
+async def test_read_only_store_has_no_write_permission_until_the_end(mode: str, database: Path) -> None:
+    """Database, journals and folder lose every write bit and nothing else, and have all of them back at the end."""
+    with written(database, mode) as server:
+        insert(server, (1, "one", "text"))
+        store = make_store(database, ROWS)
+        before = modes(database)
+        with store.read_only():
+            assert modes(database) == {name: bits & ~0o222 for name, bits in before.items()}
+            assert len(await store.rows()) == 1
+        assert modes(database) == before
+
+
+def unprivileged(database: Path) -> str:
+    """What a process is told that permissions bind, when it opens the database and writes."""
+    code = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+try:
+    database.execute("INSERT INTO messages VALUES (2, 'two', 'text')")
+    print("written")
+except sqlite3.Error as error:
+    print(error)
+"""
+    prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"] if os.geteuid() == 0 else []
+    return subprocess.check_output([*prefix, sys.executable, "-S", "-c", code, database], text=True).strip()
+
+
+@LINUX
+@MODES
+@in_event_loop
+async def test_read_only_store_cannot_be_written_by_who_opens_it(mode: str, database: Path) -> None:
+    """Whoever opens it meanwhile, without privileges beyond the permissions, may read and not write."""
+    with written(database, mode) as server:
+        insert(server, (1, "one", "text"))
+        store = make_store(database, ROWS)
+        with store.read_only():
+            assert unprivileged(database) == "attempt to write a readonly database"
+        assert len(await store.rows()) == 1
+        assert unprivileged(database) == "written"
+        assert len(await store.rows()) == 2
+
+
+@in_event_loop
+async def test_read_only_store_is_writable_again_after_an_error(database: Path) -> None:
+    """However the scope ends, the permissions are what they were, also where a journal has gone meanwhile."""
+    with ExitStack() as open_until_then:
+        server = open_until_then.enter_context(written(database, "wal"))
+        insert(server, (1, "one", "text"))
+        before = modes(database)
+        assert f"{database.name}-wal" in before
+
+        def disappear() -> None:
+            with make_store(database, ROWS).read_only():
+                open_until_then.close()  # the last connection takes the journal with it
+                raise LookupError("a fault that goes wrong")
+
+        with pytest.raises(LookupError, match="goes wrong"):
+            disappear()
+        assert modes(database) == {name: before[name] for name in (database.parent.name, database.name)}

@@ -52,8 +52,10 @@ order = "sender"
 receivers = "at-least-once"
 replay = true
 content = "plain"
+recovery_seconds = 1.5
 [controls]
 without_unique = ["{python}", "server.py", "{port}", "{database}", "--without-unique"]
+without_acknowledgement = ["{python}", "server.py", "{port}", "{database}", "--mute"]
 [crash_points]
 after_commit = { CRASH = "after-commit:{message}" }
 before_commit = { CRASH = "before-commit:{message}", LOUD = "1" }
@@ -145,6 +147,7 @@ def test_command_is_that_of_the_server_or_of_a_control(tmp_path: Path) -> None:
     read = t.load(str(write(tmp_path, FULL)))
     assert read.command()[-1] == "{database}"
     assert read.command("without_unique")[-1] == "--without-unique"
+    assert read.command("without_acknowledgement")[-1] == "--mute"
 
 
 def test_placeholders_are_filled_wherever_they_stand() -> None:
@@ -213,7 +216,7 @@ def test_reference_target_ships_and_is_valid() -> None:
     reference = t.load("reference")
     assert (reference.name, reference.path) == ("reference", t.SHIPPED / "reference" / "target.toml")
     assert reference.claims == t.Claims(order="total", receivers="exactly-once", replay=True)
-    assert reference.controls.without_unique is not None
+    assert None not in (reference.controls.without_unique, reference.controls.without_acknowledgement)
     assert "after_commit" in reference.crash_points
 
 
@@ -296,8 +299,8 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
         ("server", "`command`, `cwd`, `env`, `ready`, `ready_timeout_seconds`, `stop_timeout_seconds`"),
         ("protocol", "`ack_timeout_seconds`, `broadcast`, `event`, `namespace`, `path`"),
         ("store", "`kind`, `location`, `rows`"),
-        ("claims", "`content`, `guarantee`, `order`, `receivers`, `replay`"),
-        ("controls", "`without_unique`"),
+        ("claims", "`content`, `guarantee`, `order`, `receivers`, `recovery_seconds`, `replay`"),
+        ("controls", "`without_acknowledgement`, `without_unique`"),
     ],
 )
 def test_unknown_key_is_named_with_the_known_ones(tmp_path: Path, table: str, known: str) -> None:
@@ -341,9 +344,11 @@ WRONG_TYPES = {
     "claims.order": [('"fifo"', "one of 'total', 'sender', 'sequential', 'none'", "'fifo'")],
     "claims.receivers": [('"all"', "one of 'exactly-once', 'at-least-once', 'none'", "'all'")],
     "claims.replay": [('"true"', "true or false", "a string"), ("1", "true or false", "a whole number")],
+    "claims.recovery_seconds": [('"1"', "a number", "a string"), ("true", "a number", "true or false")],
     "claims.content": [('"ascii"', "one of 'any', 'plain'", "'ascii'")],
     "controls": [("[]", "a table", "a list")],
     "controls.without_unique": [('"x"', "a list", "a string"), ("true", "a list", "true or false")],
+    "controls.without_acknowledgement": [('"x"', "a list", "a string"), ("{}", "a list", "a table")],
     "crash_points": [('["after_commit"]', "a table", "a list")],
 }
 
@@ -395,7 +400,9 @@ def test_wrong_type_inside_a_value_is_named(tmp_path: Path, text: str, said: str
     assert said in refused(tmp_path, text)
 
 
-@pytest.mark.parametrize("key", ["server.ready_timeout_seconds", "server.stop_timeout_seconds"])
+@pytest.mark.parametrize(
+    "key", ["server.ready_timeout_seconds", "server.stop_timeout_seconds", "claims.recovery_seconds"]
+)
 @pytest.mark.parametrize("seconds", ["0", "0.0", "-0.0", "-1", "nan", "-nan", "inf", "-inf", "601", "1e300"])
 def test_timeout_that_is_no_span_of_time_is_refused(tmp_path: Path, key: str, seconds: str) -> None:
     """A timeout is above zero and not longer than ten minutes; what is no number is none either."""
@@ -410,6 +417,25 @@ def test_timeout_of_the_acknowledgement_is_checked_too(tmp_path: Path) -> None:
     assert refused(tmp_path, text).startswith("key `protocol.ack_timeout_seconds`: expected seconds above 0")
     longest = t.load(str(write(tmp_path, with_key("protocol", "ack_timeout_seconds = 600"))))
     assert longest.protocol.ack_timeout_seconds == 600
+
+
+@pytest.mark.parametrize("seconds", [600, 0.001, 2.5])
+def test_recovery_is_claimed_within_a_span_of_time_or_not_at_all(tmp_path: Path, seconds: float) -> None:
+    """Who claims to recover says within which time, up to the longest one; who says nothing claims nothing."""
+    read = t.load(str(write(tmp_path, with_key("claims", f"recovery_seconds = {seconds}"))))
+    assert read.claims.recovery_seconds == seconds
+    assert t.load(str(write(tmp_path, SHORTEST))).claims.recovery_seconds is None
+
+
+@pytest.mark.parametrize("control", ["without_unique", "without_acknowledgement"])
+def test_control_is_a_command_that_is_complete_itself(tmp_path: Path, control: str) -> None:
+    """A control of the target's own has its own command, which needs a program and the placeholders of each run."""
+    read = t.load(str(write(tmp_path, with_key("controls", f'{control} = ["node", "loose.js", "{{port}}"]'))))
+    assert read.command(control) == ["node", "loose.js", "{port}"]
+    said = refused(tmp_path, with_key("controls", f"{control} = []"))
+    assert said == f"key `controls.{control}`: expected a program and its arguments, got []"
+    said = refused(tmp_path, with_key("controls", f'{control} = ["node", "loose.js"]'))
+    assert said.startswith(f"`{{port}}` is used nowhere: put it in controls.{control}")
 
 
 def test_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -22,7 +22,7 @@ import toxiproxy as library
 from harness import ports, reaper, toxiproxy, waiting
 from harness.errors import HarnessError, ToxiproxyError
 from harness.install import Binary, locate
-from harness.toxiproxy import Proxy, Stream, Toxiproxy
+from harness.toxiproxy import Proxy, Stream, Toxic, Toxiproxy
 from tests.standins import NOWHERE, executable, http_server, reply, serving, waiting_for
 
 # --- the real server --------------------------------------------------------------------------------------------
@@ -486,6 +486,7 @@ def _every_call(server: Toxiproxy, proxy: Proxy) -> dict[str, Callable[[], Await
         "disable": proxy.disable,
         "add": lambda: proxy.add_toxic("slow", "latency", "upstream", {"latency": 1}),
         "remove": lambda: proxy.remove_toxic("slow"),
+        "renew": proxy.renew,
         "create": lambda: server.proxy("run-bob", 9),
         "delete": proxy.delete,
     }
@@ -685,6 +686,204 @@ def test_a_deleted_proxy_is_gone_and_its_port_is_given_back(binary: Binary, tmp_
 
     asyncio.run(body())
 
+
+# --- renewing ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _knocking(port: int) -> Iterator[list[list[bytes]]]:
+    """Connect again and again from a thread; the last list gets the first bytes of each connection begun since."""
+    heard: list[list[bytes]] = [[]]
+    over = threading.Event()
+
+    def knock() -> None:
+        while not over.is_set():
+            into = heard[-1]
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                    into.append(client.recv(100))
+            except OSError:
+                continue
+
+    thread = threading.Thread(target=knock)
+    thread.start()
+    try:
+        yield heard
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _greeting(text: bytes) -> Iterator[int]:
+    """A server that says something to whoever connects, and hangs up; yields its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+
+        def greet() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client, suppress(OSError):
+                    client.sendall(text)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_a_renewed_proxy_is_a_new_one_on_its_old_port(binary: Binary, tmp_path: Path) -> None:
+    """The connection ends, toxics are gone, what they held is not delivered, and the same port accepts at once."""
+
+    async def body(link: _Link) -> None:
+        port = link.proxy.port
+        await link.proxy.add_toxic("hold", "bandwidth", "upstream", {"rate": 0})
+        await _send(link.near, b"held")
+        await link.proxy.renew()
+        assert await _received(link.near, 1) == b""
+        assert await _received(link.far, 1) == b""
+        assert link.proxy.port == port
+        assert not await _is_refused(port)
+        assert link.proxy._toxics == {}
+        await link.proxy.add_toxic("hold", "bandwidth", "upstream", {"rate": 0})  # the name is free again
+
+    _with_link(binary, tmp_path, body)
+
+
+def test_a_disabled_proxy_is_enabled_by_renewing(binary: Binary, tmp_path: Path) -> None:
+    """A new proxy accepts connections, whatever the old one did."""
+
+    async def body(link: _Link) -> None:
+        await link.proxy.disable()
+        await link.proxy.renew([Toxic("slow", "latency", "downstream", {"latency": 1})])
+        assert not await _is_refused(link.proxy.port)
+        await link.proxy.disable()
+        await link.proxy.renew()
+        assert not await _is_refused(link.proxy.port)
+
+    _with_link(binary, tmp_path, body)
+
+
+def test_no_connection_passes_before_the_toxics_are_there(binary: Binary, tmp_path: Path) -> None:
+    """Somebody who connects all the time gets all of the greeting before, and never more than the toxics let pass."""
+
+    async def body() -> None:
+        with _greeting(b"hello") as upstream:
+            async with _toxiproxy(binary, tmp_path) as server:
+                proxy = await server.proxy("run-alice", upstream)
+                with _knocking(proxy.port) as heard:
+                    await waiting.until(lambda: b"hello" in heard[-1], awaited="a greeting", timeout_seconds=10)
+                    for _ in range(20):
+                        await proxy.disable()
+                        heard.append([])
+                        await proxy.renew(
+                            [
+                                Toxic("slow", "latency", "downstream", {"latency": 1}),
+                                Toxic("cut", "limit_data", "downstream", {"bytes": 2}),
+                            ]
+                        )
+                        await waiting.until(lambda: b"he" in heard[-1], awaited="a cut greeting", timeout_seconds=10)
+                        assert set(heard[-1]) <= {b"he", b"h", b""}
+                    await proxy.renew()
+                    await waiting.until(lambda: b"hello" in heard[-1], awaited="a greeting", timeout_seconds=10)
+
+    asyncio.run(body())
+
+
+def test_toxics_of_a_renewed_proxy_are_on_the_server_as_they_were_asked_for(binary: Binary, tmp_path: Path) -> None:
+    """Each toxic is there under its name, once, and a later one of the same name is refused."""
+
+    async def body() -> None:
+        async with _toxiproxy(binary, tmp_path) as server, _link(server) as link:
+            await link.proxy.renew([Toxic("a", "latency", "upstream", {"latency": 7}), Toxic(*_HOLE)])
+            state = _api(server.url, "GET", f"/proxies/{link.proxy.name}")
+            assert state["enabled"] is True
+            assert {toxic["name"]: (toxic["type"], toxic["stream"]) for toxic in state["toxics"]} == {
+                "a": ("latency", "upstream"),
+                "hole": ("timeout", "downstream"),
+            }
+            with pytest.raises(ToxiproxyError, match="cannot add the toxic 'hole'"):
+                await link.proxy.add_toxic(*_HOLE)
+
+    asyncio.run(body())
+
+
+_HOLE: tuple[str, str, Stream, dict[str, int]] = ("hole", "timeout", "downstream", {"timeout": 0})
+
+
+def test_a_renewed_proxy_leads_to_another_port(binary: Binary, tmp_path: Path) -> None:
+    """From then on, and after further renewals, connections reach the other server; the toxics come with it."""
+
+    async def hello(port: int) -> bytes:
+        with await _connected(port) as client:
+            return await _received(client, 5)
+
+    async def body() -> None:
+        with _greeting(b"first") as first, _greeting(b"other") as other:
+            async with _toxiproxy(binary, tmp_path) as server:
+                proxy = await server.proxy("run-alice", first)
+                port = proxy.port
+                assert await hello(port) == b"first"
+                await proxy.renew(upstream_port=other)
+                assert proxy.port == port
+                assert await hello(port) == b"other"
+                await proxy.renew()
+                assert await hello(port) == b"other"
+                await proxy.disable()
+                await proxy.enable()
+                assert await hello(port) == b"other"
+                await proxy.renew([Toxic("cut", "limit_data", "downstream", {"bytes": 3})], upstream_port=first)
+                assert await hello(port) == b"fir"
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("upstream_port", [0, -1, 65536])
+def test_a_proxy_is_not_renewed_to_a_port_that_is_none(binary: Binary, tmp_path: Path, upstream_port: int) -> None:
+    """A mistake is refused before anything is changed: the connection stays."""
+
+    async def body(link: _Link) -> None:
+        with pytest.raises(HarnessError, match=f"{upstream_port} is no port"):
+            await link.proxy.renew(upstream_port=upstream_port)
+        await _send(link.near, b"still there")
+        assert await _received(link.far, 11) == b"still there"
+
+    _with_link(binary, tmp_path, body)
+
+
+def test_a_proxy_is_not_renewed_with_a_toxic_that_is_none(binary: Binary, tmp_path: Path) -> None:
+    """One bad toxic among others is refused before anything is changed: the connection stays."""
+
+    async def body(link: _Link) -> None:
+        toxics = [Toxic("slow", "latency", "upstream", {"latency": 1}), Toxic("x", "slicer", "upstream", {})]
+        with pytest.raises(HarnessError, match="slicer needs the attribute 'average_size'"):
+            await link.proxy.renew(toxics)
+        await _send(link.near, b"still there")
+        assert await _received(link.far, 11) == b"still there"
+
+    _with_link(binary, tmp_path, body)
+
+
+def test_renewing_on_a_stolen_port_is_an_error(binary: Binary, tmp_path: Path) -> None:
+    """A port that somebody took while the proxy was disabled is told, and renewing works once it is free."""
+
+    async def body(link: _Link) -> None:
+        await link.proxy.disable()
+        thief = socket.create_server(("127.0.0.1", link.proxy.port))
+        with thief, pytest.raises(ToxiproxyError, match=r"cannot renew it: .*address already in use"):
+            await link.proxy.renew()
+        await link.proxy.renew()
+        assert not await _is_refused(link.proxy.port)
+
+    _with_link(binary, tmp_path, body)
+
+
+# --- toxics -----------------------------------------------------------------------------------------------------
 
 _ALL_TOXICS: dict[str, dict[str, int]] = {
     "bandwidth": {"rate": 0},

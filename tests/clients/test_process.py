@@ -13,7 +13,7 @@ from harness.clients.process import ProcessSender
 from harness.clients.worker import Outbox, Post, Settled
 from harness.errors import ClientError
 from harness.fault import NotSeen
-from tests.systems import DEADLINE_SECONDS, in_event_loop, seen, soon
+from tests.systems import DEADLINE_SECONDS, RUN, in_event_loop, seen, soon
 from tests.test_link import Behind, behind
 
 WORKER = (sys.executable, "-m", "harness.clients.worker")
@@ -48,6 +48,11 @@ async def sending(
         await sender.close()
 
 
+async def stored(there: Behind) -> list[str | None]:
+    """Whose rows there are, in their order."""
+    return [h.identity_in(RUN, row.content) for row in await there.running.store.rows()]
+
+
 def told(there: Behind, message: str) -> list[str]:
     """What was recorded of one message, in short."""
     lines = []
@@ -66,7 +71,7 @@ async def test_what_the_process_tells_is_recorded_like_what_happens_in_here(tran
         await alice.connected(DEADLINE_SECONDS)
         for _ in range(3):
             await alice.send()
-        assert await there.stored() == [message.id for message in alice.messages]
+        assert await stored(there) == [message.id for message in alice.messages]
         for message in alice.messages:
             assert told(there, message.id) == ["invoke", "attempt 1", "ok 1", "settled"]
         assert [event.connection for event in there.here.events(h.Connected)] == [1]
@@ -82,11 +87,11 @@ async def test_killed_client_goes_on_with_its_outbox(tmp_path: Path) -> None:
         await kill.begin()
         message = alice.post()
         assert "was killed with attempt 1" in await soon(kill.bite(message))
-        assert await there.stored() == [alice.messages[0].id]
+        assert await stored(there) == [alice.messages[0].id]
         await kill.heal()
         await soon(message.done.wait())
         assert told(there, message.id) == ["invoke", "attempt 1", "info 1", "attempt 2", "ok 2", "settled"]
-        assert await there.stored() == [message.id for message in alice.messages]
+        assert await stored(there) == [message.id for message in alice.messages]
         connections = [event.connection for event in there.here.events(h.Connected)]
         assert connections == sorted(set(connections))
         assert len(connections) == 2
@@ -106,7 +111,7 @@ async def test_killed_client_without_an_outbox_has_forgotten(tmp_path: Path) -> 
         assert message.done.is_set()
         assert not message.settled
         assert told(there, message.id) == ["invoke", "attempt 1", "info 1"]
-        assert await there.stored() == [after.id]
+        assert await stored(there) == [after.id]
 
 
 @in_event_loop
@@ -121,7 +126,7 @@ async def test_frozen_client_sends_a_stored_message_again(tmp_path: Path) -> Non
         await freeze.heal()
         await soon(message.done.wait())
         assert message.attempts >= 2
-        assert await there.stored() == [message.id]
+        assert await stored(there) == [message.id]
         assert len(there.here.events(h.Connected)) == 1
 
 
@@ -151,15 +156,13 @@ async def test_handed_over_is_not_done(tmp_path: Path) -> None:
     ("program", "reason"),
     [
         ("print('hello')", "told what its protocol does not know"),
-        ("print('{\"event\": \"dance\", \"time\": 1}')", "told what its protocol does not know"),
+        ('print(\'{"event": "dance", "time": 1}\')', "told what its protocol does not know"),
         ("import sys; sys.exit('out of ideas')", "exited with status 1; its last lines:\n    out of ideas"),
         ("import os; os.abort()", "was ended by SIGABRT"),
     ],
 )
 @in_event_loop
-async def test_program_that_does_not_keep_to_the_protocol_has_failed(
-    program: str, reason: str, tmp_path: Path
-) -> None:
+async def test_program_that_does_not_keep_to_the_protocol_has_failed(program: str, reason: str, tmp_path: Path) -> None:
     """Garbage, unknown events and an end that nobody asked for are failures of the client, with a reason."""
     async with behind(tmp_path, "websocket") as there:
         command = (sys.executable, "-c", program)

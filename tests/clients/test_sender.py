@@ -3,17 +3,19 @@
 import asyncio
 import itertools
 import random
+import re
 import time
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import socketio.packet
 
 from harness import history as h
-from harness.clients import sender as sender_module
+from harness.clients.author import Message, patience_seconds
 from harness.clients.content import KINDS
-from harness.clients.sender import Message, Sender
+from harness.clients.sender import IN_FLIGHT, Sender
 from harness.target import Protocol
 from harness.waiting import WaitTimeout
 from tests.systems import (
@@ -32,9 +34,10 @@ from tests.systems import (
 )
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["websocket", "polling"])
-POLICIES = pytest.mark.parametrize("policy", ["persistent", "new-offset", "pipelined", "once"])
+POLICIES = pytest.mark.parametrize("policy", get_args(h.Policy))
 SHORT_SECONDS = 0.1
-IN_FLIGHT = 8
+TRIES = 4
+"""How often a `retries=3` sender emits at most."""
 
 
 def story(here: Clients) -> list[str]:
@@ -424,6 +427,348 @@ async def test_pipelined_sender_is_told_when_it_gives_up(tmp_path: Path) -> None
         assert len(here.events(h.Attempt)) == len(server.received) == IN_FLIGHT + 1
 
 
+# -- retries -----------------------------------------------------------------------------------------------------
+
+
+def contents(server: ChatServer) -> list[object]:
+    """What arrived, in its order, repetitions in a row told once."""
+    return [content for content, _ in itertools.groupby(arguments[0] for arguments in server.received)]
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_retries_sender_emits_four_times_and_tells_the_failure(transport: str, tmp_path: Path) -> None:
+    """Without any answer a message is emitted once and three times again, under one offset, and then it has failed."""
+    async with (
+        chatting() as server,
+        clients(tmp_path, server.port, transport, ack_timeout_seconds=SHORT_SECONDS) as here,
+    ):
+        server.answer = server.forget
+        alice = await here.sender(policy="retries=3")
+        message = await soon(alice.send())
+        assert story(here) == [
+            "invoke a1",
+            *(
+                line
+                for number in range(1, TRIES + 1)
+                for line in (f"attempt a1/{number} on 1", f"info a1/{number} timed out")
+            ),
+            "gave-up a1",
+        ]
+        assert server.received == [(message.content, message.offset)] * TRIES
+        assert (message.attempts, message.emissions, message.acknowledged) == (TRIES, TRIES, False)
+        assert alice.unsettled == 0
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_retries_sender_goes_on_with_the_next_message(transport: str, tmp_path: Path) -> None:
+    """A message that has failed makes room for the next one, which has tries of its own; the order is kept."""
+    async with (
+        chatting() as server,
+        clients(tmp_path, server.port, transport, ack_timeout_seconds=SHORT_SECONDS) as here,
+    ):
+        Answers(server, silent=2 * TRIES + 1)
+        alice = await here.sender(policy="retries=3")
+        messages = [alice.post() for _ in range(4)]
+        for message in messages:
+            await finished(message)
+        outcomes = [(event.message, event.outcome) for event in here.events(h.Settled)]
+        assert outcomes[:2] == [(message.id, "gave-up") for message in messages[:2]]
+        assert [message for message, _ in outcomes] == [message.id for message in messages]
+        assert [message.emissions for message in messages[:2]] == [TRIES, TRIES]
+        assert 2 <= messages[2].emissions <= TRIES
+        assert contents(server) == [message.content for message in messages]
+
+
+@in_event_loop
+async def test_retries_sender_stops_at_its_first_acknowledgement(tmp_path: Path) -> None:
+    """An answer ends the tries."""
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        alice = await here.sender(policy="retries=3")
+        await soon(alice.send())
+        assert story(here) == ["invoke a1", "attempt a1/1 on 1", "ok a1/1", "acknowledged a1"]
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_what_was_never_emitted_uses_no_try(transport: str, tmp_path: Path) -> None:
+    """However long it is without a connection, a message has all its tries when there is one."""
+    async with (
+        chatting() as server,
+        clients(tmp_path, server.port, transport, ack_timeout_seconds=SHORT_SECONDS) as here,
+    ):
+        server.answer = server.forget
+        alice = await here.sender(policy="retries=3")
+        await alice.link.close()
+        await here.recorded(h.ConnectFailed)
+        message = alice.post()
+        await here.recorded(h.ConnectFailed, 2 * TRIES)
+        assert (message.attempts, message.emissions) == (0, 0)
+        await alice.link.restore()
+        await finished(message)
+        assert (message.attempts, message.emissions, len(server.received)) == (TRIES, TRIES, TRIES)
+
+
+@in_event_loop
+async def test_emission_that_the_client_refuses_uses_no_try(tmp_path: Path) -> None:
+    """An attempt that definitely failed is followed by as many emissions as any message has."""
+    protocol = Protocol(event=EVENT, namespace="/chat", ack_timeout_seconds=SHORT_SECONDS)
+    async with chatting("/chat") as server, clients(tmp_path, server.port, protocol=protocol) as here:
+        server.answer = server.forget
+        alice = await here.sender(policy="retries=3")
+        refusal = socketio.packet.Packet(socketio.packet.CONNECT_ERROR, namespace="/", data={"message": "no"})
+        await server.io._send_packet(server.io.manager.eio_sid_from_sid(server.sids[0], "/chat"), refusal)
+        connection = await alice.online()
+        await seen(lambda: not connection._client.namespaces, "the namespace to be lost")
+        message = alice.post()
+        await finished(message)
+        assert story(here)[:3] == ["invoke a1", "attempt a1/1 on 1", "fail a1/1"]
+        assert (message.attempts, message.emissions, len(server.received)) == (TRIES + 1, TRIES, TRIES)
+        assert story(here)[-1] == "gave-up a1"
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_try_ends_with_its_connection(transport: str, tmp_path: Path) -> None:
+    """A message whose connection is cut at each of its tries has failed after the last of them."""
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        server.answer = server.forget
+        alice = await here.sender(policy="retries=3")
+        message = alice.post()
+        for number in range(1, TRIES + 1):
+            await seen(partial(lambda n: len(server.received) == n, number), "the message")
+            assert not message.done.is_set()
+            await alice.link.restore()
+        await finished(message)
+        assert [event.timed_out for event in here.events(h.Info)] == [False] * TRIES
+        assert story(here)[-1] == "gave-up a1"
+
+
+# -- resend ------------------------------------------------------------------------------------------------------
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_resend_sender_has_any_number_in_flight(transport: str, tmp_path: Path) -> None:
+    """All messages leave before the first is answered, in their order, each under its own offset."""
+    answers = asyncio.Event()
+
+    async def answer(_: int) -> object:
+        await answers.wait()
+        return None
+
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        server.answer = answer
+        alice = await here.sender(policy="resend")
+        messages = [alice.post() for _ in range(3 * IN_FLIGHT)]
+        await seen(lambda: len(server.received) == len(messages), "the messages")
+        assert here.events(h.Ok) == []
+        answers.set()
+        for message in messages:
+            await finished(message)
+        assert server.received == [(message.content, message.offset) for message in messages]
+        assert {event.outcome for event in here.events(h.Settled)} == {"acknowledged"}
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_resend_sender_sends_again_behind_later_messages(transport: str, tmp_path: Path) -> None:
+    """A message without an answer is sent again on the next connection, the others are not."""
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        Answers(server, silent=1)
+        alice = await here.sender(policy="resend")
+        first, *others = (alice.post() for _ in range(4))
+        for message in others:
+            await finished(message)
+        assert not first.done.is_set()
+        await alice.link.restore()
+        await finished(first)
+        assert server.received == [(m.content, m.offset) for m in (first, *others, first)]
+        assert [message.attempts for message in alice.messages] == [2, 1, 1, 1]
+        assert story(here)[-2:] == ["ok a1/2", "acknowledged a1"]
+
+
+@in_event_loop
+async def test_resend_sender_never_gives_up(tmp_path: Path) -> None:
+    """However often the ack timeout passes, a message is sent again until it is acknowledged."""
+    async with chatting() as server, clients(tmp_path, server.port, ack_timeout_seconds=SHORT_SECONDS) as here:
+        Answers(server, silent=2 * TRIES)
+        alice = await here.sender(policy="resend")
+        message = await soon(alice.send())
+        assert message.emissions > 2 * TRIES
+        assert set(server.received) == {(message.content, message.offset)}
+        assert [event.timed_out for event in here.events(h.Info)] == [True] * (message.attempts - 1)
+        assert [event.outcome for event in here.events(h.Settled)] == ["acknowledged"]
+
+
+@in_event_loop
+async def test_messages_of_a_resend_sender_wait_for_a_connection_in_order(tmp_path: Path) -> None:
+    """What is posted while disconnected is attempted when there is a connection, in the order of posting."""
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        alice = await here.sender(policy="resend")
+        await alice.link.close()
+        await here.recorded(h.ConnectFailed)
+        messages = [alice.post() for _ in range(20)]
+        assert here.events(h.Attempt) == []
+        await alice.link.restore()
+        for message in messages:
+            await finished(message)
+        assert server.received == [(message.content, message.offset) for message in messages]
+
+
+# -- fire and forget ---------------------------------------------------------------------------------------------
+
+
+@in_event_loop
+async def test_fire_and_forget_sender_asks_for_nothing_on_the_wire(tmp_path: Path) -> None:
+    """Its packets have no id to be acknowledged by, as those of another sender have."""
+    for policy, packet in (("persistent", rb"\r\n\r\n42[0-9]+\["), ("fire-and-forget", rb"\r\n\r\n42\[")):
+        async with chatting() as server, tapped(server.port) as tap, clients(tmp_path, tap.port, "polling") as here:
+            alice = await here.sender(policy=policy)  # type: ignore[arg-type]
+            await soon(alice.send())
+            await seen(lambda: bool(server.received), "the message")
+            sent = b"".join(flow.up for flow in tap.flows)
+            assert len(re.findall(packet, sent)) == 1
+            assert alice.asks_nothing is (policy == "fire-and-forget")
+
+
+@in_event_loop
+async def test_fire_and_forget_sender_gets_no_answer(tmp_path: Path) -> None:
+    """Not a byte comes back for its messages, and none counts as acknowledged."""
+    async with chatting() as server, tapped(server.port) as tap, clients(tmp_path, tap.port) as here:
+        alice = await here.sender(policy="fire-and-forget")
+        before = tap.bytes_passed("down")
+        await soon(alice.send_many(5))
+        await seen(lambda: len(server.received) == 5, "the messages")
+        bob = await here.sender("bob")
+        await soon(bob.send())  # time for an answer
+        assert len(tap.flows[0].down) == before
+        assert [event.message for event in here.events(h.Ok)] == [bob.messages[0].id]
+        assert not any(message.acknowledged or message.answer_seconds for message in alice.messages)
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_fire_and_forget_sender_is_done_when_it_has_handed_over(transport: str, tmp_path: Path) -> None:
+    """A message counts as handed over when it is posted, and nothing more is done about it once it has left."""
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        server.answer = server.forget
+        alice = await here.sender(policy="fire-and-forget")
+        message = alice.post()
+        assert story(here) == ["invoke a1", "handed-over a1"]
+        assert (message.settled, message.done.is_set(), alice.unsettled) == (True, False, 0)
+        await finished(message)
+        assert story(here) == ["invoke a1", "handed-over a1", "attempt a1/1 on 1"]
+        await seen(lambda: bool(server.received), "the message")
+        assert (message.attempts, message.emissions, message.acknowledged) == (1, 1, False)
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_fire_and_forget_sender_keeps_messages_while_disconnected(transport: str, tmp_path: Path) -> None:
+    """What is posted without a connection waits for one, and then leaves in the order of posting, once."""
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        alice = await here.sender(policy="fire-and-forget")
+        await alice.link.close()
+        await here.recorded(h.ConnectFailed)
+        messages = [alice.post() for _ in range(20)]
+        await here.recorded(h.ConnectFailed, len(here.events(h.ConnectFailed)) + 2)
+        assert here.events(h.Attempt) == []
+        assert not any(message.done.is_set() for message in messages)
+        assert [event.outcome for event in here.events(h.Settled)] == ["handed-over"] * 20
+        await alice.link.restore()
+        for message in messages:
+            await finished(message)
+        await seen(lambda: len(server.received) >= 20, "the messages")
+        await soon(alice.send())
+        await seen(lambda: len(server.received) >= 21, "one more")
+        assert server.received == [(message.content, message.offset) for message in alice.messages]
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_fire_and_forget_sender_sends_nothing_again(transport: str, tmp_path: Path) -> None:
+    """What was under way when the connection ended is lost, and nobody knows."""
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        alice = await here.sender(policy="fire-and-forget")
+        await alice.idle()
+        await alice.link.hold("upstream")
+        lost = alice.post()
+        await soon(alice.left(lost))
+        await finished(lost)
+        await alice.link.restore()
+        await here.recorded(h.Connected, 2)
+        later = await soon(alice.send())
+        await seen(lambda: bool(server.received), "the later message")
+        assert server.received == [(later.content, later.offset)]
+        assert story(here)[:4] == ["invoke a1", "handed-over a1", "attempt a1/1 on 1", "invoke a2"]
+
+
+@in_event_loop
+async def test_fire_and_forget_sender_keeps_what_the_client_refused(tmp_path: Path) -> None:
+    """An emission that definitely failed has handed nothing over: the next connection gets it."""
+    protocol = Protocol(event=EVENT, namespace="/chat", ack_timeout_seconds=NEVER_SECONDS)
+    async with chatting("/chat") as server, clients(tmp_path, server.port, protocol=protocol) as here:
+        alice = await here.sender(policy="fire-and-forget")
+        refusal = socketio.packet.Packet(socketio.packet.CONNECT_ERROR, namespace="/", data={"message": "no"})
+        await server.io._send_packet(server.io.manager.eio_sid_from_sid(server.sids[0], "/chat"), refusal)
+        connection = await alice.online()
+        await seen(lambda: not connection._client.namespaces, "the namespace to be lost")
+        messages = [alice.post(), alice.post()]
+        for message in messages:
+            await finished(message)
+        await seen(lambda: len(server.received) == 2, "the messages")
+        assert server.received == [(message.content, message.offset) for message in messages]
+        assert [(message.attempts, message.emissions) for message in messages] == [(2, 1), (1, 1)]
+
+
+# -- offsets -----------------------------------------------------------------------------------------------------
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_counter_offsets_are_those_of_the_tutorial(transport: str, tmp_path: Path) -> None:
+    """An offset is the id of the connection and a counter that goes on over connections, the same at each attempt."""
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        Answers(server, silent=1)
+        alice = await here.sender(offsets="counter")
+        (first_sid,) = server.sids
+        again = alice.post()
+        await seen(lambda: bool(server.received), "the message")
+        second = alice.post()
+        await alice.link.close()
+        await here.recorded(h.ConnectFailed)
+        offline = alice.post()
+        await alice.link.restore()
+        for message in (again, second, offline):
+            await finished(message)
+        sid = str((await alice.online()).sid)
+        assert sid != first_sid
+        later = await soon(alice.send())
+        assert [message.offset for message in (again, second, offline, later)] == [
+            f"{first_sid}-0",
+            f"{first_sid}-1",
+            "undefined-2",
+            f"{sid}-3",
+        ]
+        assert [offset for _, offset in server.received] == [again.offset, *(m.offset for m in alice.messages)]
+
+
+@in_event_loop
+async def test_counter_offsets_of_two_senders_collide_only_while_they_are_disconnected(tmp_path: Path) -> None:
+    """Connected senders have ids of their own; those that post before they have one share their offsets."""
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        everyone = [await here.sender(name, offsets="counter") for name in ("alice", "bob")]
+        online = [await soon(sender.send()) for sender in everyone]
+        assert len({message.offset for message in online}) == 2
+        for sender in everyone:
+            await sender.link.close()
+        await here.recorded(h.Disconnected, 2)
+        offline = [sender.post() for sender in everyone]
+        assert {message.offset for message in offline} == {"undefined-1"}
+
+
 # -- what a schedule sees ----------------------------------------------------------------------------------------
 
 
@@ -479,7 +824,7 @@ async def test_patience_scales_with_the_ack_timeout_and_has_a_minimum(tmp_path: 
     async with chatting() as server:
         for ack_timeout_seconds, patience in ((0.1, 5.0), (2.0, 20.0)):
             async with clients(tmp_path, server.port, ack_timeout_seconds=ack_timeout_seconds) as here:
-                assert sender_module.patience_seconds(here.dialer) == patience
+                assert patience_seconds(here.dialer) == patience
 
 
 @in_event_loop
@@ -573,6 +918,116 @@ async def test_idle_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await here.recorded(h.ConnectFailed)
         with pytest.raises(WaitTimeout, match="alice to be connected"):
             await soon(alice.idle())
+
+
+# -- what faults see ---------------------------------------------------------------------------------------------
+
+
+@in_event_loop
+async def test_left_tells_the_bytes_of_the_message(tmp_path: Path) -> None:
+    """A message has left when its frame has, whole, whether or not the link lets it pass."""
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        alice = await here.sender()
+        for body in ("short", "a longer text " * 100):
+            connection = await soon(alice.idle())
+            message = alice.post(body)
+            assert await soon(alice.left(message)) == connection.last_unit_bytes > len(message.content)
+            await finished(message)
+        await alice.link.hold("upstream")
+        assert await soon(alice.left(alice.post("held"))) > 0
+        assert len(server.received) == 2
+
+
+@in_event_loop
+async def test_left_over_polling_tells_that_the_request_has_begun(tmp_path: Path) -> None:
+    """Over polling a message has left when bytes of its request have, and not before."""
+    async with chatting() as server, clients(tmp_path, server.port, "polling") as here:
+        alice = await here.sender()
+        connection = await soon(alice.idle())
+        before = connection.bytes_sent
+        message = alice.post()
+        assert connection.bytes_sent == before
+        assert 0 < await soon(alice.left(message)) <= connection.last_unit_bytes
+        await finished(message)
+        assert len(server.received) == 1
+
+
+@in_event_loop
+async def test_message_that_does_not_leave_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message of a sender without a connection has not left, and is not waited for longer than patience lasts."""
+    monkeypatch.setattr(sender_module, "patience_seconds", lambda _: 0.1)
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        alice = await here.sender()
+        await alice.link.close()
+        await here.recorded(h.ConnectFailed)
+        message = alice.post()
+        with pytest.raises(WaitTimeout, match=f"{message.id} to leave its sender"):
+            await soon(alice.left(message))
+
+
+@in_event_loop
+async def test_left_is_about_the_last_attempt(tmp_path: Path) -> None:
+    """What an attempt on an earlier connection sent does not count for the next one."""
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        Answers(server, silent=1)
+        alice = await here.sender()
+        message = alice.post("equally long")
+        length = await soon(alice.left(message))
+        await seen(lambda: bool(server.received), "the message")
+        await alice.link.restore()
+        await finished(message)
+        assert message.emitted_on is not None
+        assert (message.attempts, message.emitted_on.number) == (2, here.events(h.Connected)[-1].connection)
+        assert await soon(alice.left(message)) == length
+
+
+@in_event_loop
+async def test_answer_seconds_are_those_of_every_answer_from_its_own_attempt(tmp_path: Path) -> None:
+    """Each answer has the time since its attempt began, a late one its own, long one."""
+    late = asyncio.Event()
+
+    async def answer(number: int) -> object:
+        if number == 1:
+            await late.wait()
+        return None
+
+    async with chatting() as server, clients(tmp_path, server.port, ack_timeout_seconds=0.3) as here:
+        server.answer = answer
+        alice = await here.sender()
+        message = await soon(alice.send())
+        assert len(message.answer_seconds) == 1
+        late.set()
+        await seen(lambda: len(message.answer_seconds) == 2, "the late answer")
+        began = {event.attempt: event.time for event in here.events(h.Attempt)}
+        answered = [(event.attempt, event.late, event.time - began[event.attempt]) for event in here.events(h.Ok)]
+        assert [(attempt, was_late) for attempt, was_late, _ in answered] == [(message.attempts, False), (1, True)]
+        assert message.answer_seconds == pytest.approx([seconds for *_, seconds in answered], abs=0.05)
+        assert message.answer_seconds[0] < 0.3 <= message.answer_seconds[1]
+
+
+@in_event_loop
+async def test_message_without_an_answer_has_no_answer_seconds(tmp_path: Path) -> None:
+    """Time that passes in vain is no answer."""
+    async with chatting() as server, clients(tmp_path, server.port, ack_timeout_seconds=SHORT_SECONDS) as here:
+        server.answer = server.forget
+        message = await soon((await here.sender(policy="retries=3")).send())
+        assert message.answer_seconds == []
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_connect_failures_are_the_reasons_of_the_tries_that_failed(transport: str, tmp_path: Path) -> None:
+    """Each try to connect that fails leaves its reason, in order, and one that succeeds leaves none."""
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        alice = await here.sender()
+        assert alice.connect_failures == []
+        await alice.link.close()
+        await here.recorded(h.ConnectFailed, 3)
+        await alice.link.restore()
+        await here.recorded(h.Connected, 2)
+        assert alice.connect_failures == [event.reason for event in here.events(h.ConnectFailed)]
+        assert len(alice.connect_failures) >= 3
+        assert all(reason.startswith("Engine.IO: ") for reason in alice.connect_failures)
 
 
 # -- the end -----------------------------------------------------------------------------------------------------

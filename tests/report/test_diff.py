@@ -216,6 +216,6 @@ def test_an_anomaly_of_a_kind_unknown_here_needs_no_change() -> None:
     """Every anomaly that names a message and no receiver is noted where its message differs, whatever its kind."""
     script, messages = sent(2)
     fates = checker.fold(script.finish(messages[:1]))
-    anomaly = Anomaly("slow_recovery", messages[1], "")  # type: ignore[arg-type] # a kind of tomorrow
+    anomaly = Anomaly("new_kind", messages[1], "")  # type: ignore[arg-type]  # a kind of tomorrow
     (only,) = diff.diffs(fates, [anomaly])
-    assert only.hunks[0].lines[-1].note == "slow_recovery"
+    assert only.hunks[0].lines[-1].note == "new_kind"

@@ -253,9 +253,9 @@ def test_every_kind_of_anomaly_has_a_mark_that_leads_to_its_place(kind: str) -> 
 
 def test_an_anomaly_of_a_kind_unknown_here_needs_no_change() -> None:
     """An anomaly that names neither message nor time still has its mark."""
-    anomaly = Anomaly("slow_recovery", None, "after 9 s")  # type: ignore[arg-type] # a kind of tomorrow
+    anomaly = Anomaly("new_kind", None, "after 9 s")  # type: ignore[arg-type]  # a kind of tomorrow
     picture = drawn(samples.claim(), [anomaly])
-    assert [pin.text for pin in picture.pins] == ["Anomaly 1: slow_recovery"]
+    assert [pin.text for pin in picture.pins] == ["Anomaly 1: new_kind"]
 
 
 @pytest.mark.parametrize("count", [1, 33, 200])
