@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..common import Chat
 
-LARGEST_BATCH = 10
-AGAIN_SECONDS = 0.02
+LARGEST_BATCH = 20
+COLLECT_SECONDS = 0.02
 
 queue: deque[tuple[str, str]] = deque()
 writing = asyncio.Lock()
@@ -61,12 +61,12 @@ async def write() -> None:
     """Write and publish what is in the queue."""
     async with writing:
         while queue:
+            await asyncio.sleep(COLLECT_SECONDS)
             batch = [queue.popleft() for _ in range(min(LARGEST_BATCH, len(queue)))]
             try:
                 await chat.run(store, batch)
             except sqlite3.Error:
                 queue.extend(batch)
-                await asyncio.sleep(AGAIN_SECONDS)
         await chat.publish()
 
 
