@@ -48,7 +48,10 @@ class Attempted(msgspec.Struct):
 
 
 class Fate(msgspec.Struct):
-    """What became of one message. `rows` and `received` hold positions in the final read and in each receiver."""
+    """What became of one message. `rows` and `received` hold positions in the final read and in each receiver.
+
+    `received_otherwise` holds the receivers that got other content than was sent, with that.
+    """
 
     message: str
     sender: str
@@ -61,6 +64,7 @@ class Fate(msgspec.Struct):
     settled_at: float | None = None
     rows: list[int] = []
     received: dict[str, list[int]] = {}
+    received_otherwise: list[tuple[str, str | None]] = []
 
     @property
     def outcome(self) -> Literal["ok", "info", "fail"] | None:
@@ -242,7 +246,10 @@ def _add_received(fates: Fates, event: h.Received, message: str | None) -> None:
     if message is None:
         return
     if message in fates.messages:
-        fates.messages[message].received.setdefault(event.receiver, []).append(len(sequence))
+        fate = fates.messages[message]
+        fate.received.setdefault(event.receiver, []).append(len(sequence))
+        if event.content != fate.content:
+            fate.received_otherwise.append((event.receiver, event.content))
     sequence.append(message)
 
 
@@ -292,22 +299,27 @@ def duplicate(fates: Fates) -> Iterator[Anomaly]:
 
 
 def corrupted(fates: Fates) -> Iterator[Anomaly]:
-    """Stored with other content."""
+    """Stored with other content, or received with other content than was sent and is stored."""
     for fate in fates.messages.values():
         for position in fate.rows:
             row = fates.rows[position]
             if row.content != fate.content:
                 detail = f"row {row.id}: {_difference(fate.content, row.content)}"
                 yield Anomaly("corrupted", fate.message, detail, time=fate.invoked)
+        stored = [fates.rows[position].content for position in fate.rows]
+        for receiver, content in fate.received_otherwise:
+            if content not in stored:
+                detail = f"received by {receiver}: {_difference(fate.content, content)}"
+                yield Anomaly("corrupted", fate.message, detail, receiver, fate.invoked)
 
 
 def _difference(sent: str, stored: str | None) -> str:
     if stored is None:
-        return f"sent {len(sent)} characters, stored NULL"
+        return f"sent {len(sent)} characters, found NULL"
     at = next((i for i, (a, b) in enumerate(zip(sent, stored, strict=False)) if a != b), min(len(sent), len(stored)))
     return (
-        f"sent {len(sent)} characters, stored {len(stored)}; they part at character {at}: "
-        f"sent {sent[at : at + 24]!r}, stored {stored[at : at + 24]!r}"
+        f"sent {len(sent)} characters, found {len(stored)}; they part at character {at}: "
+        f"sent {sent[at : at + 24]!r}, found {stored[at : at + 24]!r}"
     )
 
 
@@ -483,7 +495,7 @@ def breaks(anomaly: Anomaly, fates: Fates) -> bool:
 
 
 # Policies with several messages in flight, and those of them that send one again behind later ones.
-_CONCURRENT = ("pipelined", "fire-and-forget", "resend")
+_CONCURRENT = ("pipelined", "fire-and-forget", "resend", "once")
 _OVERTAKING = ("resend",)
 
 

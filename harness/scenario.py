@@ -378,8 +378,10 @@ def _null(history: History | None) -> tuple[Literal["clean", "dirty", "error"], 
             "without any fault an acknowledgement came later than the ack timeout: raise "
             "protocol.ack_timeout_seconds, or give the machine less to do"
         )
-    if judgement.anomalies:
-        first = judgement.anomalies[0]
+    # What neither breaks the claim nor is what the control has to show is how this target is.
+    shown = [*judgement.broken_by, *(a for a in judgement.reported if a.kind == history.started.expected)]
+    if shown:
+        first = shown[0]
         return "dirty", f"without any fault it shows {first.kind}: {first.detail}"
     if judgement.verdict != "kept":
         return "dirty", f"without any fault: {judgement.why}"

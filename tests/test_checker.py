@@ -1110,7 +1110,7 @@ def test_details_name_what_a_reader_looks_for() -> None:
     assert details["reordered", first.message] == f"stored as row 2, after the later {second.message} (row 1)"
     length = len(second.content)
     assert details["corrupted", second.message] == (
-        f"row 4: sent {length} characters, stored {length - 3}; they part at character {length - 3}: "
+        f"row 4: sent {length} characters, found {length - 3}; they part at character {length - 3}: "
         "sent '002', stored ''"
     )
 

@@ -1,8 +1,8 @@
 """The ledger: servers and clients that are broken on purpose, and the anomaly that each must be caught with.
 
 Each entry is a folder with `target.toml` and `server.py`: a server that is right but for the one mistake that its
-docstring names. What it claims is what it would keep without that mistake. The six entries that lose or double rows
-promise nothing to receivers, so that a row stored twice counts once, in the store.
+docstring names. What it claims is what it would keep without that mistake. The entries whose mistake is one of the
+store promise nothing to receivers, so that a row that is lost, doubled or late counts once, in the store.
 
 Plain data: it imports nothing of the harness, as the servers beside it run with this package and without that.
 """
@@ -10,7 +10,23 @@ Plain data: it imports nothing of the harness, as the servers beside it run with
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-Family = Literal["baseline", "cut", "ack-lost", "kill", "crash", "restart", "lock", "pair", "client"]
+Family = Literal[
+    "baseline",
+    "cut",
+    "ack-lost",
+    "kill",
+    "crash",
+    "restart",
+    "lock",
+    "disk",
+    "freeze",
+    "pause",
+    "stream",
+    "pair",
+    "at-most-once",
+    "retries",
+    "client",
+]
 
 
 class Entry(NamedTuple):
@@ -131,5 +147,131 @@ ENTRIES = (
         case="client-patient-python-websocket",
         mistake="A client sends each message in a task of its own, again and again, and waits for none of them.",
         why="The lock ends between two sends of the first message: the one that is posted then is stored before it.",
+    ),
+    Entry(
+        name="forgets_too_soon",
+        anomaly="duplicate",
+        family="freeze",
+        case="freeze-downstream-python-websocket",
+        mistake="The table of offsets that were seen forgets each after half an ack timeout.",
+        why="The answer is held for 1.2 ack timeouts, so the resend comes one ack timeout after the row: its offset has"
+        " expired. A lost acknowledgement alone shows nothing: its resend comes at once.",
+    ),
+    Entry(
+        name="remembers_few",
+        anomaly="duplicate",
+        family="stream",
+        case="stream-latency-5-python-websocket",
+        mistake="Only the 30 offsets that were stored last are remembered, and no constraint stands behind them.",
+        why="While the first sender waits one ack timeout for its answer, the four others have about 100 stored:"
+        " the resend's offset is none of the last 30. With one sender its own last message is always among them.",
+    ),
+    Entry(
+        name="writes_behind",
+        anomaly="lost",
+        family="stream",
+        case="stream-kills-1-python-websocket",
+        mistake="Messages are acknowledged when they are in memory, and written together once a second.",
+        why="The first 51 messages take much less than that second: the kill finds nearly all of them in memory,"
+        " acknowledged. A graceful stop writes them, and a lock only delays them.",
+    ),
+    Entry(
+        name="requeues_failed_batch",
+        anomaly="reordered",
+        family="stream",
+        case="stream-locks-5-python-websocket",
+        mistake="A batch that fails goes to the end of the queue, behind messages that were acknowledged meanwhile.",
+        why="The lock outlasts the 0.2 s of waiting of a batch, and in these the other senders, acknowledged by the"
+        " journal, have queued their next messages: those overtake the batch. The journal survives every kill.",
+    ),
+    Entry(
+        name="retries_by_itself",
+        anomaly="reordered",
+        family="at-most-once",
+        case="at-most-once-lock-python-websocket",
+        mistake="The handler tries a message that failed again a second later, and later messages do not wait for it.",
+        why="The lock is over half an ack timeout after the message and 0.7 s before its second try, and the next"
+        " message is emitted then. A sender that waits for its acknowledgement sees nothing of it.",
+    ),
+    Entry(
+        name="checks_then_inserts",
+        anomaly="duplicate",
+        family="pause",
+        case="pause-short-python-websocket",
+        mistake="The handler selects the offset, awaits something for 50 ms, and inserts without a constraint.",
+        why="Paused for two ack timeouts, the server finds the message and its resends in one read: all of them ask"
+        " before the first is stored. A resend on its own is always recognised.",
+    ),
+    Entry(
+        name="worker_dies",
+        anomaly="stuck",
+        family="pair",
+        case="pair-lock-cut-python-websocket",
+        mistake="The one worker that stores everything ends with the first error of the database.",
+        why="The lock outlasts the insert's 0.2 s of waiting: the worker is gone, and neither a resend nor a new"
+        " connection is answered any more.",
+    ),
+    Entry(
+        name="leaves_transaction_open",
+        anomaly="lost",
+        family="retries",
+        case="retries-order-python-websocket",
+        mistake="The early return for a duplicate skips the end of its transaction, and no later commit is one.",
+        why="The acknowledgement is lost and the resend a duplicate: what the sender has queued behind it is"
+        " acknowledged in a transaction that is rolled back when the server stops.",
+    ),
+    Entry(
+        name="exits_on_store_error",
+        anomaly="crashed",
+        family="pair",
+        case="pair-lock-restart-python-websocket",
+        mistake="Every error of the database but the unique constraint ends the process.",
+        why="The lock outlasts the insert's 0.2 s of waiting: the server exits before it is restarted. The restart"
+        " then makes it serve again, so that nothing is stuck.",
+    ),
+    Entry(
+        name="caches_answers_too_early",
+        anomaly="lost",
+        family="disk",
+        case="disk-full-python-websocket",
+        mistake="The answer is cached before the commit, and stays in the cache when the commit fails.",
+        why="The first attempt finds no space and is rolled back, unanswered; the resend one ack timeout later is"
+        " answered from the cache.",
+    ),
+    Entry(
+        name="broadcasts_no_resend",
+        anomaly="missed",
+        family="lock",
+        case="lock-exclusive-python-websocket",
+        mistake="A message that was tried before is not broadcast, whether it was stored then or not.",
+        why="The lock outlasts the first attempt's 0.2 s of waiting, and a resend is stored: the receiver that nobody"
+        " disturbs is told nothing, and never reconnects for a replay.",
+    ),
+    Entry(
+        name="replays_one_page",
+        anomaly="missed",
+        family="stream",
+        case="stream-latency-5-python-websocket",
+        mistake="The replay has a limit of 30 rows, and nothing asks for the next ones.",
+        why="While the first sender waits for its late answer the four others have about 100 messages stored, and the"
+        " second receiver is cut off: it is sent the first 30 of them, and then what is new.",
+    ),
+    Entry(
+        name="previews_first",
+        anomaly="misordered",
+        family="baseline",
+        case="baseline-one-python-websocket",
+        mistake="Each message is broadcast in a background task of its own, after a look-up.",
+        why="The look-up takes 1 ms per character, at most 300: among messages of all kinds that follow each other"
+        " within milliseconds many are overtaken by a shorter one on the way to both receivers.",
+    ),
+    Entry(
+        name="waits_for_dead_lease",
+        anomaly="slow_recovery",
+        family="pair",
+        case="pair-blackhole-kill-python-websocket",
+        mistake="After a kill the server waits until the lease of its dead predecessor has run out.",
+        why="The lease of 5 s was prolonged when the message before was stored, about a second before the restarted"
+        " server listens: it answers some 4 s after that, and claims 0.5 s.",
     ),
 )

@@ -67,6 +67,8 @@ class Chat:
         *,
         schema: str = SCHEMA,
         replay: Callable[[sqlite3.Connection, int], Sequence[Row]] = rows_after,
+        opened: Callable[[sqlite3.Connection], None] = lambda _: None,
+        closing: Callable[[sqlite3.Connection], None] = lambda _: None,
     ) -> None:
         Payload.max_decode_packets = 1000  # the default refuses a burst of 17 messages over polling
         self.sio = socketio.AsyncServer(async_mode="aiohttp", always_connect=True, ping_interval=2, ping_timeout=2)
@@ -74,6 +76,7 @@ class Chat:
         self.published = 0  # the last row that was broadcast; replay ends where live messages begin
         self._schema = schema
         self._replay = replay
+        self._opened, self._closing = opened, closing
         self._thread = ThreadPoolExecutor(1)
         self._database: sqlite3.Connection
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,10 +152,12 @@ class Chat:
         )
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute(self._schema)
+        self._database.executescript(self._schema)
+        self._opened(self._database)
         (self.published,) = self._database.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
 
     async def _close(self, _: web.Application) -> AsyncIterator[None]:
         yield
         self._thread.shutdown(cancel_futures=True)
+        self._closing(self._database)
         self._database.close()
