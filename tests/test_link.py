@@ -392,7 +392,7 @@ async def test_cut_after_over_polling_cuts_the_request_and_names_it(tmp_path: Pa
         flows = {flow: len(flow.up) for flow in open_flows(wire)}
         message = alice.post(TEXT)
         evidence = await soon(cut.bite(message))
-        assert "50 bytes upstream, then the connection of the POST was cut" in evidence
+        assert "the connection of the POST was cut after 50 bytes upstream" in evidence
         await all_ended(list(flows))
         # The poll was on its way before.
         assert sorted(len(flow.up) - before for flow, before in flows.items()) == [0, 50]
@@ -415,7 +415,7 @@ async def test_cut_after_over_polling_cuts_the_answer_and_names_its_poll(tmp_pat
                 flows = {flow: len(flow.down) for flow in open_flows(front)}
                 message = alice.post(random.Random(1).randbytes(2000).hex())  # it may be compressed
                 evidence = await soon(cut.bite(message))
-                assert "1000 bytes downstream, then the connection of the GET was cut" in evidence
+                assert "the connection of the GET was cut after 1000 bytes downstream" in evidence
                 assert not message.acknowledged
                 await all_ended(list(flows))
                 assert max(len(flow.down) - before for flow, before in flows.items()) == 1000
@@ -435,7 +435,7 @@ async def test_cut_after_that_cuts_behind_the_message_is_not_seen(tmp_path: Path
         message = alice.post(TEXT)
         await soon(message.done.wait())
         later = alice.post(TEXT)
-        with pytest.raises(NotSeen, match="acknowledged before the link was cut"):
+        with pytest.raises(NotSeen, match="acknowledged before the fault was over"):
             await soon(cut.bite(message))
         await cut.heal()
         await soon(later.done.wait())
@@ -472,7 +472,8 @@ async def test_flap_cuts_so_many_connections(transport: str, times: int, tmp_pat
         await flap.begin()
         message = alice.post()
         evidence = await soon(flap.bite(message))
-        assert f"cut {times} times in a row, first with attempt 1 of {message.id} held" in evidence
+        assert f"cut with attempt 1 of {message.id} held in it, and no row" in evidence
+        assert (f"then {times - 1} time" in evidence) is (times > 1)
         await here.recorded(h.Disconnected, times)
         assert numbers(here, h.Disconnected) == numbers(here, h.Connected)[:times]
         assert numbers(here, h.Disconnected)[times:] == []

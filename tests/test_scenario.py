@@ -162,6 +162,7 @@ def test_scenario_says_what_the_senders_of_its_claim_do(policy: h.Policy, guaran
         ("once", "lost", "once", None),
         ("new-offset", "duplicate", "new-offset", None),
         ("without_unique", "duplicate", "persistent", "without_unique"),
+        ("without_outbox", "silent_drop", "persistent", None),
         ("fire-and-forget", "lost", "fire-and-forget", None),
         ("resend", "reordered", "resend", None),
         ("resend-without_unique", "duplicate", "resend", "without_unique"),
@@ -183,7 +184,7 @@ def test_control_is_a_policy_or_a_server_and_what_it_has_to_show(
 
 def test_every_control_is_known_above() -> None:
     """The table above leaves no control out."""
-    assert len(s.CONTROLS) == 7
+    assert len(s.CONTROLS) == 8
 
 
 def test_controls_and_nulls_run_with_one_sender() -> None:

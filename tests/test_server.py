@@ -452,7 +452,9 @@ async def test_restart_while_held_bites_and_heals(transport: str, tmp_path: Path
     ):
         await running.server.start()
         alice = await here.sender()
-        assert "held in the link" in await bitten(here, running, running.server.restart_while_held(alice.link), alice)
+        assert "and no row was there" in await bitten(
+            here, running, running.server.restart_while_held(alice.link), alice
+        )
         assert [expected for _, expected in exits(running)] == [True]
 
 
@@ -603,7 +605,7 @@ async def test_slow_restart_leaves_the_server_away_for_so_long(tmp_path: Path) -
         evidence = await soon(fault.bite(message))
         (exited,) = running.events(h.ServerExited)
         assert running.now() - exited.time >= 0.3
-        assert evidence.startswith("stopped for 0.3 s with the message held in the link, and no row;")
+        assert evidence.startswith("the server was stopped and was away for 0.3 s, and no row was there;")
         assert len(here.events(h.Connected)) == len(running.events(h.ServerStarted)) == 1
         await fault.heal()
         await soon(message.done.wait())
@@ -774,7 +776,7 @@ async def test_full_disk_bites_the_server_and_heals(tmp_path: Path) -> None:
     """A server whose files cannot grow stores nothing and acknowledges nothing, and goes on when they can."""
     async with chat(tmp_path, ack_timeout_seconds=0.2) as (running, here, alice):
         evidence = await bitten(here, running, running.store.full(0.5), alice)
-        assert "no row and no answer in 0.5 s without space" in evidence
+        assert "no row and no answer without space for 0.5 s" in evidence
         assert exits(running) == []
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import history as h
 from harness import store as store_module
 from harness.clients.author import Message
 from harness.errors import HarnessError, TargetError
@@ -292,6 +293,9 @@ def try_to_write(database: Path) -> str:
         return "written"
 
 
+AT = f"with attempt 1 of {h.message_id(RUN, 'alice', 1)}"
+
+
 def attempted() -> Message:
     """A message that its sender has emitted."""
     posted = message()
@@ -312,7 +316,7 @@ async def test_lock_keeps_writers_out_and_readers_in(mode: str, database: Path) 
         await lock.begin()
         assert try_to_write(database) == "database is locked"
         assert len(await store.rows()) == 1
-        assert await lock.bite(attempted()) == "no row and no answer after 0.01 s under the lock and 1 attempts"
+        assert await lock.bite(attempted()) == f"no row and no answer after 0.01 s under the lock, {AT}"
         assert try_to_write(database) == "database is locked"
         await lock.heal()
         assert try_to_write(database) == "written"
@@ -386,7 +390,7 @@ async def test_repeated_lock_is_held_so_many_times(
         evidence = await lock.bite(attempted())
         assert asyncio.get_running_loop().time() - began >= 3 * 0.05
         monkeypatch.undo()
-        assert evidence == "no row and no answer after 0.05 s under the lock and 1 attempts; and locked 3 times in all"
+        assert evidence == f"no row and no answer after 0.05 s under the lock, {AT}, the first of 3 locks"
         assert [line for line in taken if line.startswith("BEGIN")] == [f"BEGIN {lock_mode}"] * 3
         assert try_to_write(database) == "database is locked"
         await lock.heal()
@@ -585,7 +589,10 @@ async def test_full_disk_refuses_every_write_until_the_end(mode: str, database: 
         await full.begin()
         assert server.limit == (0, before[1])
         assert await server.write() in ("disk I/O error", "database or disk is full")
-        assert await full.bite(attempted()) == "no row and no answer in 0.01 s without space, after 1 attempts"
+        assert (
+            await full.bite(attempted())
+            == f"no row and no answer without space for 0.01 s, at {AT.removeprefix('with ')}"
+        )
         assert await server.write() in ("disk I/O error", "database or disk is full")
         assert len(await store.rows()) == 1
         await full.heal()

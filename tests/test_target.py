@@ -53,6 +53,9 @@ receivers = "at-least-once"
 replay = true
 content = "plain"
 recovery_seconds = 1.5
+[client]
+command = ["node", "client.js"]
+
 [controls]
 without_unique = ["{python}", "server.py", "{port}", "{database}", "--without-unique"]
 without_acknowledgement = ["{python}", "server.py", "{port}", "{database}", "--mute"]
@@ -295,7 +298,7 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
 @pytest.mark.parametrize(
     ("table", "known"),
     [
-        ("", "`claims`, `controls`, `crash_points`, `name`, `protocol`, `schema`, `server`, `store`"),
+        ("", "`claims`, `client`, `controls`, `crash_points`, `name`, `protocol`, `schema`, `server`, `store`"),
         ("server", "`command`, `cwd`, `env`, `ready`, `ready_timeout_seconds`, `stop_timeout_seconds`"),
         ("protocol", "`ack_timeout_seconds`, `broadcast`, `event`, `namespace`, `path`"),
         ("store", "`kind`, `location`, `rows`"),

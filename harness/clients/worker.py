@@ -77,6 +77,10 @@ class Outbox:
         self._file.write(_encode(command) + b"\n")
         os.fsync(self._file.fileno())
 
+    def close(self) -> None:
+        """Close the file; it stays."""
+        self._file.close()
+
 
 def _unsettled(lines: bytes) -> list[Post]:
     left: dict[str, Post] = {}
