@@ -360,7 +360,8 @@ async def test_cut_after_lets_exactly_so_many_bytes_pass(direction: Direction, c
     async with behind(tmp_path, "websocket") as (running, wire, here):
         alice = await here.sender()
         async with in_front_of(alice) as front:
-            await soon(alice.send(TEXT))
+            before_it = await soon(alice.send(TEXT))
+            await seen(lambda: before_it.id in alice._heard, "the own broadcast, which travels downstream too")
             cut = alice.link.cut_after(count, direction)
             await cut.begin()
             tap, towards = to_front(direction, wire, front)
