@@ -1,7 +1,6 @@
 """One proxied link between a client and the server, and what can happen to it."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Literal
 
 from harness import waiting
@@ -184,7 +183,7 @@ class SenderLink(Link):
             message = yield None
             await self.sender.left(message)
             await self.restore(Toxic("reset", "reset_peer", "upstream", {"timeout": 0}))
-            refused = await self._failed_connect(message, lambda reason: "reset" in reason)
+            refused = await self._failed_connect(message)
             yield f"a new connection was reset while {message.id} waited ({refused})"
         finally:
             await self.restore()
@@ -198,8 +197,7 @@ class SenderLink(Link):
             message = yield None
             await self.sender.left(message)
             await self.restore(_limit(count, direction))
-            # While the link is made anew a connection may be refused: that is not what is looked for.
-            refused = await self._failed_connect(message, lambda reason: "Connect call failed" not in reason)
+            refused = await self._failed_connect(message)
             yield f"a handshake was cut after {_bytes(count)} {direction} while {message.id} waited ({refused})"
         finally:
             await self.restore()
@@ -284,14 +282,14 @@ class SenderLink(Link):
         else:
             await self._require_unstored(message)
 
-    async def _failed_connect(self, message: Message, is_looked_for: Callable[[str], bool]) -> str:
-        """Wait for a try to connect that fails from now on, for such a reason; returns that."""
+    async def _failed_connect(self, message: Message) -> str:
+        """Wait for a try to connect that was not refused, and begins and fails from now on; returns why it did."""
         before = len(self.sender.connect_failures)
 
         def failure() -> str | None:
-            found = [reason for reason in self.sender.connect_failures[before:] if is_looked_for(reason)]
-            # The first may have begun before, and ended with the old proxy.
-            return found[1] if len(found) > 1 else None
+            # The first may have begun before, and ended with the old proxy; while the link is made anew it is refused.
+            others = self.sender.connect_failures[before + 1 :]
+            return next((reason for reason in others if "Connect call failed" not in reason), None)
 
         reason = await waiting.until(
             failure,

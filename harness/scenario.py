@@ -378,8 +378,9 @@ def _null(history: History | None) -> tuple[Literal["clean", "dirty", "error"], 
             "without any fault an acknowledgement came later than the ack timeout: raise "
             "protocol.ack_timeout_seconds, or give the machine less to do"
         )
-    # What neither breaks the claim nor is what the control has to show is how this target is.
-    shown = [*judgement.broken_by, *(a for a in judgement.reported if a.kind == history.started.expected)]
+    # An order that nobody claims need not be kept, unless that is what the control has to show.
+    unclaimed = {"reordered", "misordered"} - {history.started.expected}
+    shown = [*judgement.broken_by, *(a for a in judgement.reported if a.kind not in unclaimed)]
     if shown:
         first = shown[0]
         return "dirty", f"without any fault it shows {first.kind}: {first.detail}"

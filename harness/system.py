@@ -293,7 +293,7 @@ class System:
             obstacle = None
             try:
                 await fault.begin()
-            except waiting.WaitTimeout as error:  # as with a bite: what else went wrong outweighs it
+            except (NotSeen, waiting.WaitTimeout) as error:  # as with a bite: what else went wrong outweighs it
                 obstacle = str(error)
             yield Injection(fault, number, self._recorder, obstacle)
 

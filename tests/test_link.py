@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-import random
+import re
 import socket
 import sqlite3
 import time
@@ -360,7 +360,8 @@ async def test_cut_after_lets_exactly_so_many_bytes_pass(direction: Direction, c
     async with behind(tmp_path, "websocket") as (running, wire, here):
         alice = await here.sender()
         async with in_front_of(alice) as front:
-            await soon(alice.send(TEXT))
+            before_it = await soon(alice.send(TEXT))
+            await seen(lambda: before_it.id in alice._heard, "the own broadcast, which travels downstream too")
             cut = alice.link.cut_after(count, direction)
             await cut.begin()
             tap, towards = to_front(direction, wire, front)
@@ -370,9 +371,9 @@ async def test_cut_after_lets_exactly_so_many_bytes_pass(direction: Direction, c
             await all_ended(list(flows))
             assert [len(flow.passed(towards)) - before for flow, before in flows.items()] == [count]
             bytes_ = "1 byte" if count == 1 else f"{count} bytes"
-            row = "a row" if direction == "downstream" else "no row"
+            row = "and its row is there" if direction == "downstream" else "and no row"
             assert evidence == (
-                f"{bytes_} {direction}, then the connection was cut with attempt 1 of {message.id} open, and {row}"
+                f"the connection was cut after {bytes_} {direction} with attempt 1 of {message.id} open, {row}"
             )
             await refused_connection(alice.link.port)
             await cut.heal()
@@ -402,25 +403,24 @@ async def test_cut_after_over_polling_cuts_the_request_and_names_it(tmp_path: Pa
 
 
 @in_event_loop
-async def test_cut_after_over_polling_cuts_the_answer_and_names_its_poll(tmp_path: Path) -> None:
-    """An answer that is longer than what may pass is cut inside, and the evidence names the connection of the GET."""
-    async with serving(described(tmp_path), tmp_path) as running:
-        await running.server.start()
-        async with chatting() as server, clients(tmp_path, server.port, "polling", store=running.store) as here:
-            server.echo = True  # before the acknowledgement, and so long that this is cut off
-            alice = await here.sender()
-            async with in_front_of(alice) as front:
-                cut = alice.link.cut_after(1000, "downstream")
-                await cut.begin()
-                flows = {flow: len(flow.down) for flow in open_flows(front)}
-                message = alice.post(random.Random(1).randbytes(2000).hex())  # it may be compressed
-                evidence = await soon(cut.bite(message))
-                assert "the connection of the GET was cut after 1000 bytes downstream" in evidence
-                assert not message.acknowledged
-                await all_ended(list(flows))
-                assert max(len(flow.down) - before for flow, before in flows.items()) == 1000
-                await cut.heal()
-                await soon(message.done.wait())
+async def test_cut_after_over_polling_counts_each_connection_and_names_the_first(tmp_path: Path) -> None:
+    """Downstream the answers to the request and to the poll are counted each for itself, and one is cut first."""
+    async with behind(tmp_path, "polling") as (running, _, here):
+        alice = await here.sender()
+        async with in_front_of(alice) as front:
+            await soon(alice.send(TEXT))
+            cut = alice.link.cut_after(1, "downstream")
+            await cut.begin()
+            flows = {flow: len(flow.down) for flow in open_flows(front)}
+            message = alice.post(TEXT)
+            evidence = await soon(cut.bite(message))
+            assert re.search("the connection of the (GET|POST) was cut after 1 byte downstream", evidence)
+            assert not message.acknowledged
+            await all_ended(list(flows))
+            assert max(len(flow.down) - before for flow, before in flows.items()) == 1
+            await cut.heal()
+            await soon(message.done.wait())
+    assert await stored_once(running, alice)
 
 
 @in_event_loop
@@ -655,7 +655,7 @@ async def test_try_that_began_before_shows_nothing_of_a_way_back_that_is_closed(
         alice = await here.sender()
         await alice.close()
         message = alice.post()
-        failing = asyncio.create_task(alice.link._failed_connect(message, lambda _: True))
+        failing = asyncio.create_task(alice.link._failed_connect(message))
         await asyncio.sleep(0)
         alice.connect_failures.append("began before")
         await asyncio.wait({failing}, timeout=0.1)
