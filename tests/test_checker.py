@@ -1115,6 +1115,44 @@ def test_details_name_what_a_reader_looks_for() -> None:
     )
 
 
+# -- what receivers get ------------------------------------------------------------------------------------------
+
+
+def received_as(content: str | None) -> checker.Judgement:
+    """One message, stored, and received with this content by a receiver that is promised everything."""
+    script = Script(receivers="exactly-once")
+    script.receiving("rita")
+    posted = script.send()
+    script.ok(posted)
+    script.row(posted.content)
+    script.broadcast("rita", posted.content if content is None else content.format(posted=posted.content))
+    return judge(script.finished())
+
+
+def test_received_with_other_content_is_corrupted() -> None:
+    """A broadcast that holds the message's identity and not all of it breaks the claim, and names the receiver."""
+    judgement = received_as("{posted} and more")
+    assert [(a.kind, a.receiver) for a in judgement.broken_by] == [("corrupted", "rita")]
+    assert "received by rita: sent" in judgement.broken_by[0].detail
+
+
+def test_received_as_it_was_sent_is_not_corrupted() -> None:
+    """The near miss: the same content, however it came."""
+    assert received_as(None).anomalies == []
+
+
+def test_row_that_was_stored_otherwise_and_broadcast_so_is_corrupted_once() -> None:
+    """A receiver that got what the row holds adds nothing to what is said of the row."""
+    script = Script(receivers="exactly-once")
+    script.receiving("rita")
+    posted = script.send()
+    script.ok(posted)
+    other = f"{posted.content} cut"
+    script.row(other)
+    script.broadcast("rita", other)
+    assert [(a.kind, a.receiver) for a in judge(script.finished()).broken_by] == [("corrupted", None)]
+
+
 # -- without acknowledgements ------------------------------------------------------------------------------------
 
 

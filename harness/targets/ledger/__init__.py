@@ -274,4 +274,12 @@ ENTRIES = (
         why="The lease of 5 s was prolonged when the message before was stored, about a second before the restarted"
         " server listens: it answers some 4 s after that, and claims 0.5 s.",
     ),
+    Entry(
+        name="shortens_broadcasts",
+        anomaly="corrupted",
+        family="baseline",
+        case="baseline-one-python-websocket",
+        mistake="Live broadcasts carry the first 60 characters of a message; the rows are whole.",
+        why="Every receiver that is connected gets a long message short, without any fault.",
+    ),
 )
