@@ -51,7 +51,8 @@ class Script:
         """Hand a message to its sender and begin its first attempt."""
         sequence = self._sequences[sender] = self._sequences.get(sender, 0) + 1
         message = h.message_id(TOKEN, sender, sequence)
-        self.add(h.Invoke, message=message, sender=sender, sequence=sequence, content=body, policy=policy)
+        content = f"{body} {message}"
+        self.add(h.Invoke, message=message, sender=sender, sequence=sequence, content=content, policy=policy)
         self.attempt(message, 1)
         return message
 
@@ -69,9 +70,13 @@ class Script:
         reason = "no acknowledgement in 1 s" if timed_out else "transport close"
         self.add(h.Info, message=message, attempt=number, reason=reason, timed_out=timed_out)
 
+    def sent(self, message: str) -> str:
+        """The content of a message, as it was handed over; nothing for one that never was."""
+        return next((e.content for e in self.events if isinstance(e, h.Invoke) and e.message == message), "")
+
     def receive(self, message: str) -> None:
         """Let the receiver get a message."""
-        self.add(h.Received, receiver="bob", server_offset=1, content=f"{message} text {message}")
+        self.add(h.Received, receiver="bob", server_offset=1, content=self.sent(message))
 
     def send(self, body: str = "hello", sender: str = "alice") -> str:
         """A message that arrives, everywhere, at its first attempt."""
@@ -93,8 +98,7 @@ class Script:
     def row(self, message: str, content: str | None = None) -> None:
         """A row of the final read."""
         self._rows += 1
-        sent = next((e.content for e in self.events if isinstance(e, h.Invoke) and e.message == message), "")
-        stored = sent if content is None else content
+        stored = self.sent(message) if content is None else content
         self.add(h.Row, id=self._rows, client_offset=f"offset-{message}", content=stored)
 
     def finish(self, rows: Sequence[str]) -> History:

