@@ -88,7 +88,7 @@ class Fates(msgspec.Struct):
     """A folded history.
 
     `first_fault` and `last_heal` are the times between which the faults of the run lie, None without a fault;
-    `last_heal` is None also when a fault did not heal.
+    `last_heal` is None also when a fault did not heal, and `heal_began` is when the last of them began to.
     """
 
     started: h.Started
@@ -99,9 +99,11 @@ class Fates(msgspec.Struct):
     foreign: int = 0
     exits: list[h.ServerExited] = []
     faults: dict[int, str] = {}
+    kinds: dict[int, h.FaultKind] = {}
     bites: list[h.Bitten] = []
     failures: list[h.Failed] = []
     first_fault: float | None = None
+    heal_began: float | None = None
     last_heal: float | None = None
     finished: bool = False
 
@@ -151,6 +153,7 @@ def fold(history: h.History) -> Fates:
     run = history.started.run
     attempts: dict[tuple[str, int], Attempted] = {}
     acting: set[int] = set()
+    healing: set[int] = set()
     seen_unposted: set[str | None] = set()
 
     def answer(event: h.Ok | h.Info | h.Fail, outcome: Literal["ok", "info", "fail"]) -> None:
@@ -213,11 +216,17 @@ def fold(history: h.History) -> Fates:
             case h.FaultBegan():
                 acting.add(event.number)
                 fates.faults[event.number] = event.fault
+                fates.kinds[event.number] = event.kind
                 fates.first_fault = event.time if fates.first_fault is None else fates.first_fault
-                fates.last_heal = None
+                fates.last_heal = fates.heal_began = None
+            case h.Healing():
+                healing.add(event.number)
+                fates.heal_began = event.time
             case h.FaultEnded():
                 acting.remove(event.number)
                 fates.last_heal = None if acting else event.time
+                if event.number not in healing:
+                    fates.heal_began = event.time
             case h.Finished():
                 fates.finished = True
             case _:
@@ -412,12 +421,9 @@ def false_failure(fates: Fates) -> Iterator[Anomaly]:
 
 def slow_recovery(fates: Fates) -> Iterator[Anomaly]:
     """The first acknowledgement after the last heal came later than the target claims to recover."""
-    limit, heal = fates.started.recovery_seconds, fates.last_heal
-    if limit is None or heal is None:
-        return
-    first = _first_acknowledged_after(heal, fates)
-    seconds = _recovery_seconds(fates)
-    if first is not None and seconds is not None and seconds > limit:
+    limit, recovery = fates.started.recovery_seconds, _recovery(fates)
+    if limit is not None and recovery is not None and recovery[1] > limit:
+        first, seconds = recovery
         detail = f"first acknowledgement {seconds:.3f} s after the heal, claimed are {limit:g} s"
         yield Anomaly("slow_recovery", first.message, detail, time=first.acknowledged_at)
 
@@ -522,6 +528,7 @@ def judge(history: h.History) -> Judgement:
     ended = fates.finished and not fates.failures
     anomalies = [anomaly for find in ANOMALIES for anomaly in find(fates)] if ended else []
     broken_by = [anomaly for anomaly in anomalies if breaks(anomaly, fates)]
+    recovery = _recovery(fates)
     verdict, why = _verdict(fates, broken_by)
     return Judgement(
         verdict,
@@ -530,7 +537,7 @@ def judge(history: h.History) -> Judgement:
         [anomaly for anomaly in anomalies if not breaks(anomaly, fates)],
         _counts(fates, anomalies),
         fates.bites,
-        _recovery_seconds(fates),
+        recovery[1] if recovery is not None else None,
         _worst_delay_seconds(fates),
     )
 
@@ -542,7 +549,8 @@ def _verdict(fates: Fates, broken_by: list[Anomaly]) -> tuple[VerdictWord, str]:
         return "error", "the run was interrupted before its final read"
     if broken_by:
         kinds = list(dict.fromkeys(anomaly.kind for anomaly in broken_by))
-        return "broken", f"{_claim(fates)} does not hold: {', '.join(kinds)}"
+        claim = f"recovery in {fates.started.recovery_seconds:g} s" if kinds == ["slow_recovery"] else _claim(fates)
+        return "broken", f"{claim} does not hold: {', '.join(kinds)}"
     unseen = [bite for bite in fates.bites if not bite.seen]
     if unseen:
         return "unproven", f"the fault {unseen[0].fault} was not seen to bite {unseen[0].message}: {unseen[0].evidence}"
@@ -591,17 +599,20 @@ def _counts(fates: Fates, anomalies: list[Anomaly]) -> dict[str, int]:
     return counts | {kind: sum(anomaly.kind == kind for anomaly in anomalies) for kind in shown}
 
 
-def _recovery_seconds(fates: Fates) -> float | None:
-    """From the last heal to the first acknowledgement after it."""
-    if fates.last_heal is None:
+def _recovery(fates: Fates) -> tuple[Fate, float] | None:
+    """The first message that was acknowledged after the last heal began, and how long that took.
+
+    The time runs from then, or from when there was a message to acknowledge.
+    """
+    if fates.last_heal is None or fates.heal_began is None:
         return None
-    first = _first_acknowledged_after(fates.last_heal, fates)
-    return None if first is None else round((first.acknowledged_at or 0) - fates.last_heal, 6)
-
-
-def _first_acknowledged_after(heal: float, fates: Fates) -> Fate | None:
-    after = [(at, fate) for fate in fates.messages.values() if (at := fate.acknowledged_at) is not None and at >= heal]
-    return min(after, key=lambda pair: pair[0])[1] if after else None
+    heal = fates.heal_began
+    waiting = [fate for fate in _scheduled(fates) if (fate.acknowledged_at or heal) >= heal]
+    answered = [(at, fate) for fate in waiting if (at := fate.acknowledged_at) is not None]
+    if not answered:
+        return None
+    at, first = min(answered, key=lambda pair: pair[0])
+    return first, round(at - max(heal, min(fate.invoked for fate in waiting)), 6)
 
 
 def _worst_delay_seconds(fates: Fates) -> float | None:

@@ -155,6 +155,12 @@ class FaultBegan(Event, frozen=True, kw_only=True):
     on: str
 
 
+class Healing(Event, frozen=True, kw_only=True):
+    """A fault begins to heal: the server is started again, the link opened."""
+
+    number: int
+
+
 class FaultEnded(Event, frozen=True, kw_only=True):
     """A fault has healed."""
 
@@ -227,6 +233,7 @@ AnyEvent = (
     | Receiving
     | Received
     | FaultBegan
+    | Healing
     | FaultEnded
     | Bitten
     | ServerStarted

@@ -20,6 +20,7 @@ class Link:
     """The way of one client through Toxiproxy. Nobody else's traffic passes it."""
 
     def __init__(self, name: str, proxy: Proxy, store: SQLiteStore, *, patience_seconds: float) -> None:
+        self.name = name
         self.title = f"the link of {name}"
         self._proxy = proxy
         self._store = store

@@ -46,6 +46,7 @@ class ProcessGroup:
         self._exited: asyncio.Future[int] = loop.create_future()
         self._on_exit = on_exit
         self._input: asyncio.WriteTransport | None = None
+        self._output: asyncio.ReadTransport | None = None
         try:
             reaper.stand_by()
             with log.open("ab") as output:
@@ -90,7 +91,7 @@ class ProcessGroup:
         """What it prints, of a command that was started with pipes; call it once, before `write`."""
         loop = asyncio.get_running_loop()
         lines = asyncio.StreamReader(limit=longest_line_bytes)
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), self._leader.stdout)
+        self._output, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), self._leader.stdout)
         self._input, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, self._leader.stdin)
         return lines
 
@@ -98,6 +99,12 @@ class ProcessGroup:
         """Write to its standard input; what it does not read yet is kept, and lost with it."""
         assert self._input is not None
         self._input.write(text)
+
+    def close_pipes(self) -> None:
+        """Give back what it was spoken with by; to be called when it has ended and all of its output is read."""
+        for pipe in (self._input, self._output):
+            if pipe is not None:
+                pipe.close()
 
     def send_signal(self, number: signal.Signals) -> None:
         """Signal every process of the group; nothing happens when all are gone."""

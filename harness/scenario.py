@@ -6,22 +6,27 @@ and its result is a pure function of the histories that these runs leave.
 """
 
 import random
+import re
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from harness import checker, repeat
 from harness import history as h
 from harness.checker import Anomaly, Judgement, Kind, VerdictWord
+from harness.errors import HarnessError
 from harness.history import History
 from harness.repeat import Repeated
-from harness.target import Target
+from harness.target import Controls, Target
 
 TRANSPORTS = ("websocket", "polling")
 
 ATTRIBUTE = "__midemit_scenario__"
+
+# It is a part of ids, which are names of folders.
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class Control(msgspec.Struct, frozen=True):
@@ -102,9 +107,15 @@ def scenario(
         policy: of the senders in the run of the claim, where it is not what the target's guarantee asks for.
         guarantee: what this policy can keep, where that is less than what the target claims.
         linux: it needs something that only Linux has.
+
+    Raises:
+        HarnessError: one of these is not what is said here.
     """
 
     def declare(schedule: Schedule) -> Schedule:
+        problem = next(_problems(family, controls, variants, order, switch, transports, policy, guarantee), None)
+        if problem is not None:
+            raise HarnessError(f"scenario {getattr(schedule, '__name__', schedule)}: {problem}")
         declared = Scenario(
             schedule,
             family,
@@ -122,6 +133,36 @@ def scenario(
         return schedule
 
     return declare
+
+
+def _problems(
+    family: str,
+    controls: Sequence[str],
+    variants: Mapping[str, Mapping[str, Any]] | None,
+    order: Sequence[h.Order] | None,
+    switch: str | None,
+    transports: Sequence[str],
+    policy: h.Policy | None,
+    guarantee: h.Guarantee | None,
+) -> Iterator[str]:
+    """What is wrong with a declaration: what types would say, and what a type checker may not have been asked."""
+    for what, names in {"family": [family], "variants": [name for name in variants or {} if name]}.items():
+        for name in names:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                yield f"{what}: expected lower-case letters, digits and hyphens, got {name!r}"
+    if variants is not None and (not isinstance(variants, Mapping) or not variants):
+        yield f"variants: expected names with their parameters, got {variants!r}"
+    known: dict[str, tuple[object, tuple[str, ...]]] = {
+        "controls": (controls, tuple(CONTROLS)),
+        "order": (order, get_args(h.Order)),
+        "transports": (transports, TRANSPORTS),
+        "switch": ((switch,) if switch is not None else None, Controls.__struct_fields__),
+        "policy": ((policy,) if policy is not None else None, get_args(h.Policy)),
+        "guarantee": ((guarantee,) if guarantee is not None else None, get_args(h.Guarantee)),
+    }
+    for what, (given, words) in known.items():
+        if given is not None and (not isinstance(given, list | tuple) or not set(given) <= set(words)):
+            yield f"{what}: expected some of {', '.join(words)}, got {given!r}"
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -296,7 +337,7 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
 
 
 def worst_of(results: Sequence[Result], seeds: Sequence[int], planned: int) -> Result:
-    """Make one verdict of a case's repetitions.
+    """Make one verdict of a case's repetitions: that of the worst, with the longest recovery and delay of all.
 
     Args:
         results: of the repetitions that ran, at least one, in their order.
@@ -307,9 +348,15 @@ def worst_of(results: Sequence[Result], seeds: Sequence[int], planned: int) -> R
     worst = repeat.worst(verdicts)
     return msgspec.structs.replace(
         results[worst],
+        recovery_seconds=_largest(result.recovery_seconds for result in results),
+        worst_delay_seconds=_largest(result.worst_delay_seconds for result in results),
         seconds=round(sum(result.seconds for result in results), 3),
         repeated=Repeated(planned, worst + 1, seeds[worst], repeat.tally(verdicts)),
     )
+
+
+def _largest(seconds: Iterable[float | None]) -> float | None:
+    return max((each for each in seconds if each is not None), default=None)
 
 
 def _combine(
@@ -327,6 +374,8 @@ def _combine(
             return "unproven", f"control {control.name}: {control.why}"
     if claim.verdict == "unproven":
         return "unproven", claim.why
+    if not controls and claim.bites:
+        return "unproven", "a fault acted, and no control is declared that shows what it threatens"
     if not controls or any(control.verdict == "bites" for control in controls):
         return "kept", claim.why
     if all(control.verdict == "not offered" for control in controls):
@@ -351,6 +400,8 @@ def _control_result(name: str, histories: Mapping[str, History]) -> ControlResul
         verdict, why = "bites", f"{expected}, on the bitten message"
     elif _resists(checker.fold(control), bitten):
         verdict, why = "not offered", "the second attempt of the bitten message was acknowledged, and there is one row"
+    elif expected == "lost" and _outwaits(checker.fold(control), bitten):
+        verdict, why = "not offered", "the target kept the bitten message until the store could be written again"
     else:
         unseen = next((bite for bite in judgement.bites if not bite.seen), None)
         why = f"it did not show {expected} on the bitten message"
@@ -364,6 +415,14 @@ def _resists(fates: checker.Fates, bitten: set[str]) -> bool:
     return bool(hit) and all(
         len(fate.rows) == 1 and any(a.number > 1 and a.outcome == "ok" for a in fate.attempts) for fate in hit
     )
+
+
+def _outwaits(fates: checker.Fates, bitten: set[str]) -> bool:
+    """Whether the target is more patient than the control assumes: it stored later what was sent only once."""
+    hit = [fates.messages[message] for message in bitten]
+    of_the_store = {number for number, kind in fates.kinds.items() if kind == "store"}
+    only_these = all(bite.number in of_the_store for bite in fates.bites)
+    return bool(hit) and only_these and all(len(fate.rows) == 1 and len(fate.attempts) == 1 for fate in hit)
 
 
 def _null(history: History | None) -> tuple[Literal["clean", "dirty", "error"], str]:

@@ -236,6 +236,8 @@ class Server:
     @fault("server")
     async def crash(self, point: str) -> Acts:
         """Restart it so that it dies at a crash point, in the first message it handles; started again at the end."""
+        if point not in self._target.crash_points:
+            raise TargetError(f"the target {self._target.name} has no crash point {point!r}")
         environment = {key: value.replace("{message}", "1") for key, value in self._target.crash_points[point].items()}
         await self.stop()
         try:
@@ -262,6 +264,8 @@ class Server:
             message = yield None
             await link.sender.left(message)
             await waiting.pause(seconds)
+            if process.exit_status is not None:
+                raise NotSeen("the server ended while it was paused")
             yield _unanswered(message, f"the process group was paused for {seconds:g} s")
         finally:
             process.resume()
@@ -345,7 +349,9 @@ class Server:
             await self._left_unstored(link, message)
             await self.kill()
             with self._store.read_only():
-                status = await self._start_badly(_UNPRIVILEGED if os.geteuid() == 0 else (), ready=self._is_ready)
+                prefix = _UNPRIVILEGED if os.geteuid() == 0 else ()
+                await asyncio.to_thread(self._store.require_refusal, prefix)
+                status = await self._start_badly(prefix, ready=self._is_ready)
                 await link.restore()
                 await waiting.pause(seconds)
                 if await self._store.holds(message):

@@ -5,15 +5,16 @@ import contextlib
 import resource
 import sqlite3
 import stat
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness import history as h
 from harness import waiting
 from harness.clients.author import Message
-from harness.errors import HarnessError, TargetError
+from harness.errors import HarnessError, TargetError, brief
 from harness.fault import Acts, NotSeen, fault
 
 LockMode = Literal["IMMEDIATE", "EXCLUSIVE"]
@@ -178,6 +179,20 @@ class SQLiteStore:
                 with contextlib.suppress(FileNotFoundError):  # a journal that is gone
                     path.chmod(modes[path])
 
+    def require_refusal(self, prefix: Sequence[str]) -> None:
+        """See that a program with this prefix may read the database, and not write to it.
+
+        Raises:
+            NotSeen: it may write, or cannot even run.
+        """
+        command = [*prefix, sys.executable, "-I", "-S", "-c", _PROBE, str(self._path)]
+        try:
+            tried = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NotSeen(f"the permission to write could not be taken away: {error}") from error
+        if tried.stdout.strip() != "PermissionError":
+            raise NotSeen(f"the permission to write could not be taken away: {brief(tried.stdout + tried.stderr)}")
+
     async def _refused(self, message: Message, database: sqlite3.Connection, seconds: float) -> str:
         await self._attempted(message)
         await waiting.pause(seconds)
@@ -213,6 +228,16 @@ class SQLiteStore:
         return database
 
 
+# Prints what became of opening a file to write to it, when it can be read.
+_PROBE = """
+import sys
+open(sys.argv[1], "rb").close()
+try:
+    open(sys.argv[1], "r+b").close()
+except OSError as error:
+    print(type(error).__name__)
+"""
+_PROBE_TIMEOUT_SECONDS = 10.0
 _WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 

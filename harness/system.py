@@ -58,7 +58,12 @@ class Injection:
         """Let the fault act on `message` and record whether it took effect.
 
         Never raises for a bite that is not seen: the schedule goes on, since an anomaly outweighs a missing bite.
+
+        Raises:
+            HarnessError: this is no message, or the fault has acted on one.
         """
+        if not isinstance(message, Message):
+            raise HarnessError(f"bitten: expected a message, as `post` returns it, got {message!r}")
         if self._fault is None:
             return
         try:
@@ -195,6 +200,8 @@ class System:
         reaper.release("directory", directory)
 
     async def _link(self, kind: type[L], name: str) -> L:
+        if any(link.name == name for link in self._links):
+            raise HarnessError(f"there is a client named {name!r} in this run already")
         proxy = await self._toxiproxy.proxy(f"{self._proxy_prefix}-{name}", self._port)
         link = kind(name, proxy, self.store, patience_seconds=self._patience_seconds)
         self._cleanup.push_async_callback(link.delete)
@@ -269,7 +276,13 @@ class System:
         return sender
 
     async def senders(self, count: int) -> list[Sender]:
-        """`count` connected senders."""
+        """`count` connected senders, one to twenty.
+
+        Raises:
+            HarnessError: that many have no names.
+        """
+        if not 1 <= count <= len(_NAMES):
+            raise HarnessError(f"senders: expected 1 to {len(_NAMES)}, got {count!r}")
         return [await self.sender(name) for name in _NAMES[:count]]
 
     @contextlib.asynccontextmanager
@@ -290,12 +303,16 @@ class System:
             ending.push_async_callback(self._unshake)
             await self._shake()
             ending.push_async_callback(fault.heal)
+            ending.callback(self._healing, number)
             obstacle = None
             try:
                 await fault.begin()
             except (NotSeen, waiting.WaitTimeout) as error:  # as with a bite: what else went wrong outweighs it
                 obstacle = str(error)
             yield Injection(fault, number, self._recorder, obstacle)
+
+    def _healing(self, number: int) -> None:
+        self._recorder.record(h.Healing(time=self._recorder.now(), number=number))
 
     def _ended(self, number: int) -> None:
         self._recorder.record(h.FaultEnded(time=self._recorder.now(), number=number))

@@ -220,7 +220,7 @@ def _problems(target: Target) -> Iterator[str]:
     for name, command in msgspec.structs.asdict(target.controls).items():
         if command is not None:
             commands[f"controls.{name}"] = command
-    for key, command in commands.items():
+    for key, command in {**commands, "client.command": target.client.command}.items():
         if not command or not command[0]:
             yield f"key `{key}`: expected a program and its arguments, got {command}"
     for key, seconds in {

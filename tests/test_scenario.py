@@ -10,6 +10,7 @@ import pytest
 
 from harness import history as h
 from harness import scenario as s
+from harness.errors import HarnessError
 from harness.history import History
 from harness.repeat import Repeated
 from harness.target import Claims, Controls, Protocol, Server, Store, Target
@@ -117,8 +118,29 @@ def test_ids_of_a_scenario_are_unique() -> None:
 
 def test_unknown_control_is_refused_when_it_is_declared() -> None:
     """A misspelled control is an error at import, and no control that silently never runs."""
-    with pytest.raises(KeyError, match="onse"):
+    with pytest.raises(HarnessError, match=r"scenario schedule: controls: expected some of once, .*, got \['onse'\]"):
         s.scenario(family="lock", controls=["onse"])(schedule)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"family": "a/../b"}, "family: expected lower-case letters"),
+        ({"family": ""}, "family: expected lower-case letters"),
+        ({"variants": {}}, "variants: expected names with their parameters"),
+        ({"variants": {"A b": {}}}, "variants: expected lower-case letters"),
+        ({"transports": "websocket"}, "transports: expected some of websocket, polling, got 'websocket'"),
+        ({"transports": ["pigeon"]}, "transports: expected some of websocket, polling"),
+        ({"order": "total"}, "order: expected some of total, sender"),
+        ({"switch": "nope"}, "switch: expected some of without_unique"),
+        ({"policy": "yolo"}, "policy: expected some of persistent"),
+        ({"guarantee": "maybe"}, "guarantee: expected some of at-most-once"),
+    ],
+)
+def test_declaration_that_makes_no_sense_is_refused(given: dict[str, Any], problem: str) -> None:
+    """What would be a wrong id, a folder elsewhere or a case that never runs is refused where it is declared."""
+    with pytest.raises(HarnessError, match=f"^scenario schedule: {problem}"):
+        s.scenario(**{"family": "lock", **given})(schedule)
 
 
 def test_each_control_runs_after_its_null_and_the_claim_comes_last() -> None:
@@ -653,10 +675,19 @@ def test_one_dirty_null_is_unproven_though_another_control_bites() -> None:
     assert "raise protocol.ack_timeout_seconds" in result.why
 
 
-@pytest.mark.parametrize(("claim", "verdict"), [(kept(), "kept"), (BROKEN, "broken"), (UNPROVEN, "unproven")])
+@pytest.mark.parametrize(("claim", "verdict"), [(quiet(), "kept"), (BROKEN, "broken"), (UNPROVEN, "unproven")])
 def test_case_without_controls_is_its_claim(claim: History, verdict: str) -> None:
-    """Where no control is declared the claim alone decides."""
+    """Where no control is declared and no fault acts the claim alone decides; it can be broken in any case."""
     assert decided([], {"claim": claim}).verdict == verdict
+
+
+def test_fault_without_a_control_proves_nothing() -> None:
+    """What a fault threatens has to be shown: a fault that does nothing would be as green."""
+    result = decided([], {"claim": kept()})
+    assert (result.verdict, result.why) == (
+        "unproven",
+        "a fault acted, and no control is declared that shows what it threatens",
+    )
 
 
 def test_case_whose_claim_left_no_history_is_an_error() -> None:
@@ -708,7 +739,7 @@ def test_result_carries_the_claim_and_what_was_declared() -> None:
 
 def test_repetitions_have_the_verdict_of_the_worst() -> None:
     """Of several results the first of the worst stands, with its number and seed; the seconds are those of all."""
-    results = [decided([], {"claim": claim}) for claim in (kept(), BROKEN, UNPROVEN, BROKEN)]
+    results = [decided([], {"claim": claim}) for claim in (quiet(), BROKEN, UNPROVEN, BROKEN)]
     worst = s.worst_of(results, [20, 21, 22, 23], 4)
     assert (worst.verdict, worst.anomalies, worst.counts) == ("broken", results[1].anomalies, results[1].counts)
     assert worst.repeated == Repeated(4, 2, 21, {"broken": 2, "unproven": 1, "kept": 1})
@@ -718,5 +749,5 @@ def test_repetitions_have_the_verdict_of_the_worst() -> None:
 
 def test_repetitions_that_are_all_kept_are_kept() -> None:
     """Then the first repetition stands for all."""
-    worst = s.worst_of([decided([], {"claim": kept()})] * 3, [20, 21, 22], 3)
+    worst = s.worst_of([decided([], {"claim": quiet()})] * 3, [20, 21, 22], 3)
     assert (worst.verdict, worst.repeated) == ("kept", Repeated(3, 1, 20, {"kept": 3}))

@@ -12,6 +12,7 @@ from harness import waiting
 from harness.clients import content
 from harness.clients.client import Dialer
 from harness.clients.connection import Connection
+from harness.errors import HarnessError
 
 Offsets = Literal["random", "counter"]
 
@@ -80,7 +81,11 @@ class Author:
 
         Args:
             text: its body, to have messages of equal length; else it is drawn from the seed.
+
+        Raises:
+            HarnessError: the text cannot be sent.
         """
+        _check(text)
         sequence = len(self.messages) + 1
         identity = h.message_id(self._dialer.run, self.name, sequence)
         own = self._bodies.wrap(identity, self._bodies.deal()) if text is None else content.content(identity, text)
@@ -145,6 +150,13 @@ class Author:
 
     def _offset(self, identity: str, random_numbers: random.Random) -> str:
         return f"{identity}-{uuid.UUID(int=random_numbers.getrandbits(128), version=4)}"
+
+
+def _check(text: str | None) -> None:
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise HarnessError(f"a message cannot say {text!r}: {error.reason} at character {error.start}") from None
 
 
 def patience_seconds(dialer: Dialer) -> float:

@@ -70,6 +70,7 @@ class ProcessSender(Author):
         # A program counts from 1 again when it is started again.
         self._connections = self._connections_before = 0
         self._attempts_before: dict[str, int] = {}
+        self._begun: set[tuple[str, int]] = set()
         self._open: dict[tuple[str, int], None] = {}
 
     # -- its life ------------------------------------------------------------------------------------------------
@@ -126,6 +127,7 @@ class ProcessSender(Author):
         except (msgspec.MsgspecError, ValueError, KeyError) as error:
             self._fail(f"told what its protocol does not know: {error}")
             await process.kill()
+        process.close_pipes()
         if not self._end_expected:
             self._fail(f"{ending(await process.wait())}; its last lines:\n{process.last_log_lines()}")
         self._ended()
@@ -144,8 +146,14 @@ class ProcessSender(Author):
         elif isinstance(event, h.Attempt):
             changes["connection"] = self._connections_before + event.connection
         if isinstance(event, h.Attempt | h.Ok | h.Fail | h.Info):
-            changes["attempt"] = self._attempts_before.get(event.message, 0) + event.attempt
+            number = self._attempts_before.get(event.message, 0) + event.attempt
+            changes["attempt"] = number
+            if isinstance(event, h.Attempt) == ((event.message, number) in self._begun):
+                raise ValueError(f"attempt {event.attempt} of {event.message} has to begin once, and before it ends")
+            self._begun.add((event.message, number))
         event = msgspec.structs.replace(event, **changes)
+        if not isinstance(event, h.Connected | h.ConnectFailed | h.Disconnected | h.Failed):
+            self._message(event.message)
         self._recorder.record(event)
         self._apply(event)
 
@@ -173,7 +181,10 @@ class ProcessSender(Author):
                 message.done.set()
 
     def _message(self, identity: str) -> Message:
-        return next(message for message in self.messages if message.id == identity)
+        found = next((message for message in self.messages if message.id == identity), None)
+        if found is None:
+            raise ValueError(f"{identity} is not a message that it was given")
+        return found
 
     def _ended(self) -> None:
         """Record what the end of the program leaves open; without an outbox nothing more will be done about it."""

@@ -202,13 +202,17 @@ def _sentence(gate: VerdictWord, found: dict[VerdictWord, list[ScenarioSummary]]
             unfinished = sum(scenario.id in run.unfinished for scenario in found["error"])
             what = "did not finish" if unfinished == count else "ended in an error"
             also = f" Also broken: {len(found['broken'])}." if found["broken"] else ""
-            return f"{count} {of} {what}; the first is {first.id}: {first.why.rstrip('.')}.{also}"
+            return f"{count} {of} {what}; the first is {first.id}: {_first_line(first.why)}.{also}"
+
+
+def _first_line(why: str) -> str:
+    return next(iter(why.splitlines()), "").rstrip(".:;")
 
 
 def _unproven(unproven: Sequence[ScenarioSummary], planned: int, of: str, run: RunFolder) -> str:
     if unproven:
         first = unproven[0]
-        return f"{len(unproven)} {of} proved nothing; the first is {first.id}: {first.why.rstrip('.')}."
+        return f"{len(unproven)} {of} proved nothing; the first is {first.id}: {_first_line(first.why)}."
     if run.plan.missing:
         first_missing = run.plan.missing[0]
         could_not = f"{times(len(run.plan.missing), 'scenario')} could not run on this machine"

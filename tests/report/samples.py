@@ -300,14 +300,16 @@ class RunBuilder:
 
     def repeat(self, case: Declared, *claims: History) -> Result:
         """Plan a scenario whose repetitions, in a run that plans `repeat` of them, leave these histories."""
+        case = msgspec.structs.replace(case, controls=["new-offset"])
+        others = {"null-new-offset": null("new-offset"), "control-new-offset": control("new-offset")}
         folder, planned = self.begin(case, {}), self._plan["repeat"]
         seeds = repeat.seeds(self._plan["seed"], planned)
         results = []
         for number, history in enumerate(claims, start=1):
             place = folder / repeat.folder(number, planned)
             own = msgspec.structs.replace(case, replay=f"pytest '{case.nodeid}' --seed {seeds[number - 1]}")
-            _write_histories(place, own, {"claim": history})
-            results.append(_write_verdict(place, decide(own, {"claim": history}, 3.21)))
+            _write_histories(place, own, {**others, "claim": history})
+            results.append(_write_verdict(place, decide(own, {**others, "claim": history}, 3.21)))
         return _write_verdict(folder, worst_of(results, seeds, planned))
 
     def kept(self, scenario: str = "lock-long-python-polling", **fields: Any) -> Result:
