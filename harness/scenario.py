@@ -400,7 +400,7 @@ def _control_result(name: str, histories: Mapping[str, History]) -> ControlResul
         verdict, why = "bites", f"{expected}, on the bitten message"
     elif _resists(checker.fold(control), bitten):
         verdict, why = "not offered", "the second attempt of the bitten message was acknowledged, and there is one row"
-    elif expected == "lost" and _outwaits(checker.fold(control), bitten):
+    elif expected in ("lost", "reordered") and _outwaits(checker.fold(control), bitten):
         verdict, why = "not offered", "the target kept the bitten message until the store could be written again"
     else:
         unseen = next((bite for bite in judgement.bites if not bite.seen), None)
@@ -419,10 +419,11 @@ def _resists(fates: checker.Fates, bitten: set[str]) -> bool:
 
 def _outwaits(fates: checker.Fates, bitten: set[str]) -> bool:
     """Whether the target is more patient than the control assumes: it stored later what was sent only once."""
+    by_the_store = {bite.message for bite in fates.bites if bite.seen and fates.kinds[bite.number] == "store"}
     hit = [fates.messages[message] for message in bitten]
-    of_the_store = {number for number, kind in fates.kinds.items() if kind == "store"}
-    only_these = all(bite.number in of_the_store for bite in fates.bites)
-    return bool(hit) and only_these and all(len(fate.rows) == 1 and len(fate.attempts) == 1 for fate in hit)
+    return bool(hit) and all(
+        fate.message in by_the_store and len(fate.rows) == 1 and len(fate.attempts) == 1 for fate in hit
+    )
 
 
 def _null(history: History | None) -> tuple[Literal["clean", "dirty", "error"], str]:

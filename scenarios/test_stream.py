@@ -50,7 +50,7 @@ async def test_stream_with_ten_flaps_is_stored_once_in_order(system: System, sen
     transports=["websocket"],
 )
 async def test_stream_with_three_kills_is_stored_once_in_order(system: System, senders: int) -> None:
-    """A stream in which the server is killed three times, with messages of all senders on the way, is stored once."""
+    """A stream of one or many senders in which the server is killed three times is stored once, in order."""
     await stream(system, senders, 3, lambda sender: system.server.kill_mid_emit(sender.link))
 
 

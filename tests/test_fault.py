@@ -1,10 +1,14 @@
 """Faults as scopes: armed at the beginning, healed at the end, once, whatever happened in between."""
 
 import asyncio
+import math
+import re
+from typing import Any, Literal
 
 import pytest
 
 from harness.clients.author import Message
+from harness.errors import HarnessError
 from harness.fault import Acts, NotSeen, fault
 from tests.systems import in_event_loop
 
@@ -186,3 +190,68 @@ async def test_two_faults_of_one_thing_do_not_meet() -> None:
     assert await second.bite(MESSAGE) == "m1 was hurt again 2 times"
     await second.heal()
     assert thing.done == ["arm", "arm", "heal", "bite m1", "heal"]
+
+
+# -- what it is told ---------------------------------------------------------------------------------------------
+
+
+class Told:
+    """Something whose fault takes arguments of every kind."""
+
+    title = "the thing"
+
+    @fault("link")
+    async def act(
+        self,
+        seconds: float = 1.0,
+        times: int = 1,
+        at: float = 0.5,
+        way: Literal["in", "out"] = "in",
+        slow_seconds: float = 0,
+        thing: Thing | None = None,
+    ) -> Acts:
+        """Do it."""
+        yield None
+        yield "done"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"seconds": -1}, "seconds has to be a number above 0, got -1"),
+        ({"seconds": 0}, "seconds has to be a number above 0, got 0"),
+        ({"seconds": math.nan}, "seconds has to be a number above 0, got nan"),
+        ({"seconds": math.inf}, "seconds has to be a number above 0, got inf"),
+        ({"seconds": "1"}, "seconds has to be a number, got '1'"),
+        ({"seconds": True}, "seconds has to be a number, got True"),
+        ({"times": 0}, "times has to be a number above 0, got 0"),
+        ({"times": 1.5}, "times has to be a whole number, got 1.5"),
+        ({"at": 1.1}, "at has to be from 0 to 1, got 1.1"),
+        ({"at": -0.1}, "at has to be from 0 to 1, got -0.1"),
+        ({"way": "sideways"}, "way has to be one of 'in', 'out', got 'sideways'"),
+        ({"slow_seconds": -1}, "slow_seconds has to be a number above 0, got -1"),
+    ],
+)
+def test_argument_that_makes_no_sense_is_refused_when_the_fault_is_made(given: dict[str, Any], problem: str) -> None:
+    """The error names the fault, the argument and what was expected: nonsense must not come to act, and bite."""
+    with pytest.raises(HarnessError, match=f"^{re.escape(f'fault act: {problem}')}$"):
+        Told().act(**given)
+
+
+def test_arguments_at_their_limits_are_taken() -> None:
+    """The near misses: places at both ends, the smallest numbers, whole numbers of seconds, a default that is 0."""
+    assert Told().act(0.001, 1, 0, "out", 0, None).name == "act (0.001, 1, 0, out, 0)"
+    assert Told().act(seconds=2, at=1.0).name == "act (2, 1.0)"
+
+
+@in_event_loop
+async def test_fault_is_injected_once_and_bites_once() -> None:
+    """A second scope or a second message for one fault is a mistake of the schedule, and says so."""
+    hurt = Thing().hurt()
+    await hurt.begin()
+    await hurt.bite(MESSAGE)
+    with pytest.raises(HarnessError, match="the fault hurt has been bitten already"):
+        await hurt.bite(MESSAGE)
+    with pytest.raises(HarnessError, match="the fault hurt is injected twice"):
+        await hurt.begin()
+    await hurt.heal()

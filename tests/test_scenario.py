@@ -448,6 +448,22 @@ def doubled_during_the_fault(rows: int = 2, *, acknowledged: bool = True) -> His
     return script.finished()
 
 
+def outwaited(kind: h.FaultKind) -> History:
+    """A control whose bitten message was stored after all, though it was sent only once."""
+    script = Script()
+    before = script.send()
+    script.fault()
+    script.events[-1] = msgspec.structs.replace(script.events[-1], kind=kind)
+    during = script.post(policy="once")
+    script.attempt(during)
+    script.bitten(during)
+    script.healed()
+    script.info(during)
+    script.settle(during, "handed-over")
+    script.rows(before, during, script.send())
+    return script.finished()
+
+
 def silent(*, seen: bool = True) -> History:
     """A control under which the bitten message was neither lost nor doubled, without a second attempt."""
     script = Script()
@@ -528,6 +544,8 @@ def one_control(
         pytest.param("once", lost_during_the_fault(bitten=False), [], "silent", id="lost on another message"),
         pytest.param("once", lost_during_the_fault(seen=False), [], "silent", id="lost, and the bite was not seen"),
         pytest.param("once", silent(), [], "silent", id="nothing happened"),
+        pytest.param("once", outwaited("store"), [], "not offered", id="the server waited until it could store it"),
+        pytest.param("once", outwaited("link"), [], "silent", id="stored although its link was cut"),
         pytest.param("once", silent(seen=False), [], "silent", id="nothing happened, and no bite"),
         pytest.param("once", doubled_during_the_fault(), ["duplicate"], "silent", id="another anomaly"),
         pytest.param("new-offset", doubled_during_the_fault(), ["duplicate"], "bites", id="duplicate"),

@@ -759,7 +759,7 @@ async def test_server_that_may_write_all_the_same_is_not_seen(tmp_path: Path, mo
         fault = running.server.lose_write_permission(alice.link, 1)
         await fault.begin()
         message = alice.post()
-        with pytest.raises(NotSeen, match="the message was stored"):
+        with pytest.raises(NotSeen, match="the permission to write could not be taken away"):
             await soon(fault.bite(message))
         assert permissions(running) == before
         await fault.heal()
