@@ -61,10 +61,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--scenario-timeout",
         type=_seconds,
-        default=system.SCENARIO_TIMEOUT_SECONDS,
+        default=None,
         metavar="SECONDS",
         help="a scenario that takes longer, with its controls, is an error "
-        f"(default: {system.SCENARIO_TIMEOUT_SECONDS:g})",
+        f"(default: {system.SCENARIO_TIMEOUT_SECONDS:g}, or as many ack timeouts of the target)",
     )
 
 
@@ -109,7 +109,9 @@ class Gate:
         self._target_option = str(config.getoption("--target"))
         self._repeat: int = config.getoption("--repeat")
         self._toxiproxy_url: str | None = config.getoption("--toxiproxy-url")
-        self._timeout_seconds: float = config.getoption("--scenario-timeout")
+        self._timeout_seconds: float = config.getoption("--scenario-timeout") or (
+            system.SCENARIO_TIMEOUT_SECONDS * max(1.0, self.target.protocol.ack_timeout_seconds)
+        )
         self._interrupts = config.stash[_INTERRUPTS]
         self._runner = asyncio.Runner()
         self._toxiproxy: Toxiproxy | None = None

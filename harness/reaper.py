@@ -108,6 +108,7 @@ def _main() -> None:
             if kind == "group":
                 os.killpg(int(name), signal.SIGKILL)
             elif kind == "directory":
+                Path(name).chmod(0o700)  # a fault may have taken the permission
                 shutil.rmtree(Path(name), ignore_errors=True)
             else:
                 import urllib.request  # slow to import, and rarely needed
