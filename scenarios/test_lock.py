@@ -6,7 +6,8 @@ from harness.scenario import scenario
 from harness.system import System
 
 
-@scenario(family="lock", controls=["once"], variants={"long": {}})
+# A server that gives up soon loses what is sent once; one that waits finds every attempt in its queue.
+@scenario(family="lock", controls=["once", "new-offset"], variants={"long": {}})
 async def test_message_posted_under_a_lock_is_stored_once(system: System) -> None:
     """A message that the locked database refuses for several ack timeouts is stored once, when it is released."""
     alice = await system.sender("alice")
