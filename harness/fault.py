@@ -98,7 +98,7 @@ def fault(kind: FaultKind) -> Callable[[Callable[Concatenate[D, P], Acts]], Call
         signature = inspect.signature(act)
 
         def make(self: D, /, *args: P.args, **kwargs: P.kwargs) -> Fault:
-            _check(act, signature.bind(self, *args, **kwargs).arguments)
+            _check(act, signature, signature.bind(self, *args, **kwargs).arguments)
             given = [str(value) for value in (*args, *kwargs.values()) if isinstance(value, int | float | str)]
             name = act.__name__.replace("_", " ") + (f" ({', '.join(given)})" if given else "")
             acts: Any = functools.partial(act, self, *args, **kwargs)
@@ -110,10 +110,10 @@ def fault(kind: FaultKind) -> Callable[[Callable[Concatenate[D, P], Acts]], Call
     return declare
 
 
-def _check(act: Callable[..., Acts], given: Mapping[str, object]) -> None:
+def _check(act: Callable[..., Acts], signature: inspect.Signature, given: Mapping[str, object]) -> None:
     hints = get_type_hints(act)
     for name, value in given.items():
-        problem = _problem(name, value, hints.get(name), inspect.signature(act).parameters[name].default)
+        problem = _problem(name, value, hints.get(name), signature.parameters[name].default)
         if problem is not None:
             raise HarnessError(f"fault {act.__name__}: {name} has to be {problem}, got {value!r}")
 

@@ -222,9 +222,7 @@ class Server:
     @fault("server")
     async def kill_after_commit(self, link: SenderLink) -> Acts:
         """Kill it when the row of the message is there and its answer is still on the way; started at the end."""
-        async with contextlib.AsyncExitStack() as healing:
-            healing.push_async_callback(link.restore)
-            healing.push_async_callback(self.start)
+        async with self._healing(link):
             await link.hold("downstream")
             message = yield None
             await self._store.wait_for(message)

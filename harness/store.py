@@ -160,7 +160,7 @@ class SQLiteStore:
             for pid in self._server_pids():
                 limited.enter_context(_no_file_may_grow(pid))
             message = yield None
-            await self._attempted(message)
+            await message.first_attempt(self._patience_seconds)
             await waiting.pause(seconds)
             await self._require_refused(message, await self.rows(), "no file could be written")
             yield f"no row and no answer without space for {seconds:g} s, at attempt {message.attempts} of {message.id}"
@@ -194,20 +194,13 @@ class SQLiteStore:
             raise NotSeen(f"the permission to write could not be taken away: {brief(tried.stdout + tried.stderr)}")
 
     async def _refused(self, message: Message, database: sqlite3.Connection, seconds: float) -> str:
-        await self._attempted(message)
+        await message.first_attempt(self._patience_seconds)
         await waiting.pause(seconds)
         # Over the connection that holds the lock: it may keep all others from reading.
         rows = await asyncio.to_thread(self._read, database)
         await self._require_refused(message, rows, "the store was locked")
         return (
             f"no row and no answer after {seconds:g} s under the lock, with attempt {message.attempts} of {message.id}"
-        )
-
-    async def _attempted(self, message: Message) -> None:
-        await waiting.within(
-            message.attempted.wait(),
-            awaited=f"an attempt of {message.id}",
-            timeout_seconds=self._patience_seconds,
         )
 
     async def _require_refused(self, message: Message, rows: list[StoredRow], while_: str) -> None:

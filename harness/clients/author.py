@@ -39,6 +39,14 @@ class Message:
     attempted: asyncio.Event = field(default_factory=asyncio.Event)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
+    async def first_attempt(self, timeout_seconds: float) -> None:
+        """Wait until its first attempt has begun.
+
+        Raises:
+            WaitTimeout: it had not, by the deadline.
+        """
+        await waiting.within(self.attempted.wait(), awaited=f"an attempt of {self.id}", timeout_seconds=timeout_seconds)
+
 
 class Author:
     """Makes the messages of one sender; how they are emitted is for others to say.

@@ -124,7 +124,7 @@ class ProcessSender(Author):
         try:
             while line := await lines.readline():
                 self._hear(_decoder.decode(line))
-        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             self._fail(f"told what its protocol does not know: {error}")
             await process.kill()
         process.close_pipes()
@@ -161,24 +161,26 @@ class ProcessSender(Author):
         match event:
             case h.Connected():
                 self._online.set()
+                return
             case h.Disconnected():
                 self._online.clear()
+                return
+            case h.ConnectFailed() | h.Failed():
+                return
+        message = self._message(event.message)
+        match event:
             case h.Attempt():
-                message = self._message(event.message)
                 message.attempts = message.emissions = event.attempt
                 message.attempted.set()
                 if not self.asks_nothing:
                     self._open[event.message, event.attempt] = None
             case h.Ok() | h.Info() | h.Fail():
                 self._open.pop((event.message, event.attempt), None)
-                self._message(event.message).acknowledged |= isinstance(event, h.Ok) and not event.late
+                message.acknowledged |= isinstance(event, h.Ok) and not event.late
             case h.Settled():
-                self._message(event.message).settled = True
-            case _:
-                return
-        for message in self.messages:
-            if message.settled and message.attempts and not any(message.id == identity for identity, _ in self._open):
-                message.done.set()
+                message.settled = True
+        if message.settled and message.attempts and not any(message.id == identity for identity, _ in self._open):
+            message.done.set()
 
     def _message(self, identity: str) -> Message:
         found = next((message for message in self.messages if message.id == identity), None)
@@ -196,8 +198,8 @@ class ProcessSender(Author):
         if self._online.is_set():
             record(h.Disconnected(time=now(), client=self.name, connection=self._connections, reason=reason))
             self._online.clear()
-        if self._outbox is None:
-            for message in self.messages:
+        for message in self.messages:
+            if self._outbox is None or (message.settled and message.attempts):
                 message.done.set()
 
     # -- for schedules -------------------------------------------------------------------------------------------
@@ -224,7 +226,7 @@ class ProcessSender(Author):
         try:
             await self.link.hold("upstream")
             message = yield None
-            await self._attempted(message)
+            await message.first_attempt(self._patience_seconds)
             await self.close()
             await self.link.restore()
             if message.acknowledged or await self._store.holds(message):
@@ -256,13 +258,6 @@ class ProcessSender(Author):
         finally:
             process.resume()
             await self.link.let_go("downstream")
-
-    async def _attempted(self, message: Message) -> None:
-        await waiting.within(
-            message.attempted.wait(),
-            awaited=f"an attempt of {message.id}",
-            timeout_seconds=self._patience_seconds,
-        )
 
     def _connection_id(self) -> str:
         return "undefined"  # it is not known in here
