@@ -72,7 +72,12 @@ class Tap {
       taps.delete(socket);
       this.answered();
     });
-    const write = socket.write;
+    // Connecting puts the socket's own `write` in its place, and comes right after this; the first request later.
+    process.nextTick(() => this.#listen(socket));
+  }
+
+  #listen(socket) {
+    const { write } = socket;
     socket.write = (chunk, encoding, done) => {
       const went = write.call(socket, chunk, encoding, done);
       const bytes = Buffer.from(chunk, typeof encoding === "string" ? encoding : undefined);
