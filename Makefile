@@ -34,7 +34,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "installing the versions of requirements.lock into $(VENV)"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(VENV)/bin/python -m harness.install
+	$(VENV)/bin/python -m harness setup
 	touch $(READY)
 
 clean:

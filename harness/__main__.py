@@ -1,6 +1,7 @@
-"""`python -m harness`: `recheck` and `render` saved runs, with nothing running; `soak` runs all scenarios often."""
+"""`python -m harness`: `setup`, `recheck` and `render` saved runs, `soak`, `conformance` of a driver, `export`."""
 
 import argparse
+import functools
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness import repeat, report, soak
+from harness import install, node, repeat, report, soak
 from harness.errors import HarnessError
 from harness.report import run, summary, terminal
 from harness.report.run import RunFolder
@@ -31,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m harness", description="Judge and render saved runs again, or run all scenarios often."
-    )
+    parser = argparse.ArgumentParser(prog="python -m harness", description="What there is beside `pytest scenarios`.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    what = "get what scenarios need into the cache: Toxiproxy, and the Node packages where there is Node"
+    commands.add_parser("setup", help=what, description=what).set_defaults(act=lambda _: setup())
     for name, command, what in (
         ("recheck", recheck, "judge the saved histories again; nothing is written; exits like the gate"),
         ("render", render, "write summary.json, junit.xml and index.html again from what is saved"),
@@ -48,6 +49,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _on_saved(command: Callable[[Path], int]) -> Callable[[argparse.Namespace], int]:
     return lambda options: command(run.find(options.run, Path.cwd(), _PROJECT))
+
+
+def setup() -> int:
+    """Find or install what scenarios need, and say where it is; without Node only what needs it is missing.
+
+    Raises:
+        HarnessError: something cannot be had.
+    """
+    say = functools.partial(print, file=sys.stdout, flush=True)
+    say("Toxiproxy: looking for it; building it takes a minute or two, once")
+    found = install.locate()
+    say(f"Toxiproxy: {found.path} (from {found.source})")
+    if (problem := node.lack()) is not None:
+        say(f"Node packages: left out, and scenarios that need them are listed as missing: {problem}")
+        return 0
+    say("Node packages: looking for them; compiling sqlite3 takes a minute or two, once")
+    say(f"Node packages: {node.modules()}")
+    return 0
 
 
 def render(folder: Path) -> int:

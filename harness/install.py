@@ -216,9 +216,3 @@ def _moved(program: Path, installed: Path, source: str) -> Binary:
     version = _examined(program, source).version
     program.replace(installed)
     return Binary(installed, source, version)
-
-
-if __name__ == "__main__":
-    print("Toxiproxy: looking for it; building it takes a minute or two, once", flush=True)  # noqa: T201 - a command
-    found = locate()
-    print(f"Toxiproxy: {found.path} (from {found.source})")  # noqa: T201 - as above

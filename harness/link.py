@@ -126,6 +126,44 @@ class SenderLink(Link):
             await self.restore()
 
     @fault("link")
+    async def cut_long_frames(self, count: int, times: int) -> Acts:
+        """Close each connection after `count` bytes upstream: a handshake and short frames pass, a long one does not.
+
+        Until the message has been cut `times` times. The connection that is there is closed first.
+        """
+        try:
+            await self.refresh(_limit(count, "upstream"))
+            message = yield None
+            await waiting.until(
+                lambda: message.attempts >= times,
+                awaited=f"attempt {times} of {message.id}",
+                timeout_seconds=self._patience_seconds,
+            )
+            connection = message.emitted_on
+            assert connection is not None
+            await self._closed(connection)
+            await self._require_unstored(message)
+            yield f"{_times(times)} a connection was cut after {_bytes(count)}, within {message.id}, and no row"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def silence(self, seconds: float) -> Acts:
+        """Drop every byte in both directions of a connection that was just made, for `seconds` after the message left.
+
+        Both ends have just heard from each other: their heartbeats will not notice sooner than they can.
+        """
+        try:
+            await self.refresh()
+            for direction in ("upstream", "downstream"):
+                await self._proxy.add_toxic(f"silence_{direction}", "timeout", direction, {"timeout": 0})
+            message = yield None
+            await self._silent(message, "upstream", seconds)
+            yield f"both directions were dropped for {seconds:g} s with {_open(message)}, and no row"
+        finally:
+            await self.restore()
+
+    @fault("link")
     async def lose_acknowledgement(self) -> Acts:
         """Hold downstream until the message is stored, then cut while it is held: its answer is lost."""
         try:
@@ -262,6 +300,17 @@ class SenderLink(Link):
         finally:
             await self.restore()
 
+    async def refresh(self, *toxics: Toxic) -> None:
+        """Close the connection, and wait for the next, whose heartbeats begin anew; with these toxics, if any.
+
+        Raises:
+            WaitTimeout: it does not come.
+        """
+        connection = await self.sender.connected(self._patience_seconds)
+        await self.restore(*toxics)
+        await self._closed(connection)
+        await self.sender.connected(self._patience_seconds)
+
     # -- what bites are told by ----------------------------------------------------------------------------------
 
     async def _closed(self, connection: SeenConnection) -> None:
@@ -318,9 +367,47 @@ class SenderLink(Link):
 
 
 class ReceiverLink(Link):
-    """The link of a receiver."""
+    """The link of a receiver: its faults bite messages that the receiver should get."""
 
     receiver: Receiver | DriverReceiver
+
+    @fault("link")
+    async def cut_return(self, count: int) -> Acts:
+        """Cut, and cut the first way back after `count` bytes downstream: within what the receiver has missed."""
+        try:
+            await self.close()
+            yield None
+            before = len(self.receiver.connect_failures)
+            await self.restore(_limit(count, "downstream"))
+            reason = await waiting.until(
+                lambda: next((r for r in self.receiver.connect_failures[before:] if not _is_refusal(r)), None),
+                awaited=f"{self.receiver.name} to be cut on its way back",
+                timeout_seconds=self._patience_seconds,
+            )
+            yield f"{self.receiver.name} was cut after {_bytes(count)} of its way back ({reason})"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def cut_behind(self) -> Acts:
+        """Cut the connection right behind the message, when the receiver has got it."""
+        try:
+            message = yield None
+            connection = await self.receiver.connected(self._patience_seconds)
+            await waiting.until(
+                lambda: message.id in self.receiver.messages,
+                awaited=f"{self.receiver.name} to receive {message.id}",
+                timeout_seconds=self._patience_seconds,
+            )
+            await self.restore()
+            await waiting.within(
+                asyncio.shield(connection.closed),
+                awaited=f"the connection of {self.receiver.name} to be cut",
+                timeout_seconds=self._patience_seconds,
+            )
+            yield f"{self.receiver.name} was cut when it had received {message.id}"
+        finally:
+            await self.restore()
 
 
 def _is_refusal(reason: str) -> bool:

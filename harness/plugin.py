@@ -179,7 +179,7 @@ class Gate:
         if self._toxiproxy_url is not None:
             replay += ["--toxiproxy-url", self._toxiproxy_url]
         case = item.case
-        controls = [run.control.name for run in scenario.runs(case) if run.role == "null" and run.control]
+        controls = {run.control.name: run.control for run in scenario.runs(case) if run.control is not None}
         return Declared(
             id=case.id,
             family=case.scenario.family,
@@ -188,7 +188,8 @@ class Gate:
             title=item.title,
             nodeid=item.nodeid,
             replay=shlex.join(replay),
-            controls=controls,
+            controls=list(controls),
+            without_null=[name for name, control in controls.items() if not control.has_null],
         )
 
     def _again(self, seed: int) -> list[str]:

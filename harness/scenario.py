@@ -34,7 +34,8 @@ class Control(msgspec.Struct, frozen=True):
 
     Also one on another target, or with another client. `expected` is the anomaly that it must show on the bitten
     message. Where `exactly` is given, it must show these kinds of anomalies and no others. A schedule that needs luck
-    is tried up to `tries` times.
+    is tried up to `tries` times. `order` is what it is judged by, where that is not what its target claims. A schedule
+    whose traffic shows the anomaly without any fault has no null.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Control(msgspec.Struct, frozen=True):
     client: str | None = None
     exactly: tuple[Kind, ...] | None = None
     tries: int = 1
+    order: h.Order | None = None
+    has_null: bool = True
 
 
 CONTROLS = {
@@ -62,6 +65,9 @@ CONTROLS = {
         Control("retries", "false_failure", policy="retries=3"),
     )
 }
+
+PAIRS = ("tutorial", "stock")
+"""The names of controls that are another pair of client and server; what such a one must show, its scenario says."""
 
 # What senders do unless the schedule says otherwise, by what the target claims.
 _CLAIM_POLICY: dict[h.Guarantee, h.Policy] = {
@@ -306,7 +312,8 @@ def runs(case: Case) -> list[Run]:
     for control in _controls(case):
         on = target.load(control.target) if control.target is not None else case.target
         client = control.client or case.client
-        planned.append(Run("null", control, control.policy, control.server, alone, client, on))
+        if control.has_null:
+            planned.append(Run("null", control, control.policy, control.server, alone, client, on))
         planned += [
             Run("control", control, control.policy, control.server, alone, client, on, trial)
             for trial in range(1, control.tries + 1)
@@ -337,7 +344,7 @@ class ControlResult(msgspec.Struct):
     expected: str
     shown: list[str]
     verdict: Literal["bites", "silent", "not offered", "error"]
-    null: Literal["clean", "dirty", "error"]
+    null: Literal["clean", "dirty", "error", "none"]
     why: str
 
 
@@ -352,6 +359,7 @@ class Declared(msgspec.Struct):
     nodeid: str
     replay: str
     controls: list[str]
+    without_null: list[str] = []
 
 
 class Result(msgspec.Struct, omit_defaults=True):
@@ -389,7 +397,9 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
         histories: folder of a run (`claim`, `control-once`, `null-once`) -> its history, as far as there are any.
         seconds: how long the case took.
     """
-    controls = [_control_result(name, histories) for name in declared.controls]
+    controls = [
+        _control_result(name, histories, has_null=name not in declared.without_null) for name in declared.controls
+    ]
     claim = checker.judge(histories["claim"]) if "claim" in histories else None
     verdict, why = _combine(claim, controls)
     return Result(
@@ -456,9 +466,11 @@ def _combine(
     return "unproven", f"no control bites: {silent.name}: {silent.why}"
 
 
-def _control_result(name: str, histories: Mapping[str, History]) -> ControlResult:
-    null_word, null_why = _null(histories.get(f"null-{name}"))
+def _control_result(name: str, histories: Mapping[str, History], *, has_null: bool) -> ControlResult:
     tried = _tried(name, histories)
+    if not has_null:
+        return tried
+    null_word, null_why = _null(histories.get(f"null-{name}"))
     return msgspec.structs.replace(tried, null=null_word, why=null_why or tried.why)
 
 
@@ -468,7 +480,7 @@ def _tried(name: str, histories: Mapping[str, History]) -> ControlResult:
     tries = [_shown(name, histories[folder]) for folder in folders if folder in histories]
     if not tries:
         expected = CONTROLS[name].expected if name in CONTROLS else ""
-        return ControlResult(name, expected, [], "error", "clean", "the control left no history")
+        return ControlResult(name, expected, [], "error", "none", "the control left no history")
     result = next((tried for tried in tries if tried.verdict != "silent"), tries[-1])
     if result.verdict == "silent" and len(tries) > 1:
         return msgspec.structs.replace(result, why=f"{result.why} (in {len(tries)} tries)")
@@ -498,9 +510,7 @@ def _shown(name: str, control: History) -> ControlResult:
     else:
         why = f"it did not show {expected} on the bitten message"
         verdict, why = "silent", f"{why}; the fault was not seen to bite: {unseen.evidence}" if unseen else why
-    return ControlResult(
-        name, _listed(exactly) if exactly is not None else expected or "", shown, verdict, "clean", why
-    )
+    return ControlResult(name, _listed(exactly) if exactly is not None else expected or "", shown, verdict, "none", why)
 
 
 def _differs(shown: Sequence[str], exactly: Sequence[str], bites: Sequence[h.Bitten]) -> str | None:

@@ -272,11 +272,77 @@ class Server:
         finally:
             await self.start()
 
-    def _delayed(self, point: str, seconds: float) -> dict[str, str]:
-        """The environment in which the first of its kind waits at a delay point."""
+    @fault("server")
+    async def delay_joining(self, link: SenderLink, joined: int, seconds: float) -> Acts:
+        """Restart it so that the first message waits long before its broadcast, and the next who joins longer still.
+
+        A message that is posted then is stored, and not yet broadcast, when somebody joins and is to be sent all rows.
+        `joined` is how many clients come back first. Started again at the end.
+        """
+        await self.stop()
+        try:
+            await self.start(self._delayed("joining", seconds, joined=joined))
+            message = yield None
+            await self._store.wait_for(message)
+            if link.sender.has_heard(message):
+                raise NotSeen(f"{message.id} was broadcast before anybody had joined")
+            await self._heard(link, message)
+            yield f"somebody joined when the row of {message.id} was there, before its broadcast"
+        finally:
+            await self.start()
+
+    @fault("server")
+    async def delay_replay(self, link: SenderLink, joined: int, seconds: float) -> Acts:
+        """Restart it so that the next who joins is sent the rows late, when they have been read for `seconds`.
+
+        `joined` is how many clients come back first. Started again at the end.
+        """
+        await self.stop()
+        try:
+            await self.start(self._delayed("before_replay", seconds, joined=joined))
+            message = yield None
+            await self._heard(link, message)
+            yield f"{message.id} was broadcast while the rows before it had been read and not sent"
+        finally:
+            await self.start()
+
+    @fault("server")
+    async def fail(self, point: str) -> Acts:
+        """Restart it so that its database reports an error at an error point, for the first message that it handles.
+
+        Started again at the end.
+        """
+        if point not in self._target.error_points:
+            raise TargetError(f"the target {self._target.name} has no error point {point!r}")
+        environment = {key: value.replace("{message}", "1") for key, value in self._target.error_points[point].items()}
+        await self.stop()
+        try:
+            await self.start(environment)
+            message = yield None
+            await self._store.wait_for(message)
+            if message.acknowledged:
+                raise NotSeen("the first attempt of the message was acknowledged")
+            await waiting.until(
+                lambda: message.attempts > 1,
+                awaited=f"another attempt of {message.id}",
+                timeout_seconds=self._patience_seconds,
+            )
+            yield f"attempt 1 of {message.id} was stored, reported as an error, and not answered"
+        finally:
+            await self.start()
+
+    async def _heard(self, link: SenderLink, message: Message) -> None:
+        await waiting.until(
+            lambda: link.sender.has_heard(message),
+            awaited=f"the broadcast of {message.id}",
+            timeout_seconds=self._patience_seconds,
+        )
+
+    def _delayed(self, point: str, seconds: float, joined: int = 0) -> dict[str, str]:
+        """The environment in which the first message, or the next who joins, waits at a delay point."""
         if point not in self._target.delay_points:
             raise TargetError(f"the target {self._target.name} has no delay point {point!r}")
-        values = {"{message}": "1", "{milliseconds}": str(round(seconds * 1000))}
+        values = {"{message}": "1", "{joining}": str(joined + 1), "{milliseconds}": str(round(seconds * 1000))}
         environment = dict(self._target.delay_points[point])
         for placeholder, value in values.items():
             environment = {name: text.replace(placeholder, value) for name, text in environment.items()}

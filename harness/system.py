@@ -516,7 +516,7 @@ def _started(case: Case, run: Run, token: str, seed: int) -> h.Started:
         seed=seed,
         target=target.name,
         guarantee=case.scenario.guarantee or target.claims.guarantee,
-        order=target.claims.order,
+        order=(run.control.order if run.control else None) or target.claims.order,
         receivers=target.claims.receivers if run.role == "claim" else "none",
         recovery_seconds=target.claims.recovery_seconds if run.role == "claim" else None,
     )

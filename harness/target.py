@@ -69,6 +69,7 @@ class Controls(_Table, frozen=True, kw_only=True):
 
     without_unique: list[str] | None = None
     without_acknowledgement: list[str] | None = None
+    without_recovery: list[str] | None = None
 
 
 class Client(_Table, frozen=True, kw_only=True):
@@ -90,6 +91,7 @@ class Target(_Table, frozen=True, kw_only=True):
     client: Client = msgspec.field(default_factory=Client)
     crash_points: dict[str, dict[str, str]] = {}
     delay_points: dict[str, dict[str, str]] = {}
+    error_points: dict[str, dict[str, str]] = {}
     path: Path = Path()
 
     def command(self, control: str | None = None) -> list[str]:

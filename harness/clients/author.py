@@ -214,6 +214,10 @@ class Author:
             bytes_sent, awaited=f"{message.id} to leave its sender", timeout_seconds=patience_seconds(self._dialer)
         )
 
+    def has_heard(self, message: Message) -> bool:
+        """Whether the broadcast of its own message has come back to it."""
+        return message.id in self._heard
+
     @property
     def _ack_timeout_seconds(self) -> float:
         return self._dialer.protocol.ack_timeout_seconds

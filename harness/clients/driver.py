@@ -14,6 +14,7 @@ from harness import waiting
 from harness.clients import protocol as p
 from harness.clients.author import Author, Message, Offsets, patience_seconds
 from harness.clients.client import RECONNECT_DELAYS_SECONDS, TRANSPORTS, Dialer
+from harness.clients.receiver import patiently_heard
 from harness.errors import ClientError, HarnessError, ending
 from harness.fault import Acts, NotSeen, fault
 from harness.process import ProcessGroup
@@ -466,10 +467,27 @@ class DriverSender(Author):
         self._unheard.pop(message, None)
         self._driver.fail(f"it hangs: it was given {message}, and tells nothing of it")
 
-    def reload(self) -> None:
-        """Reload its page: what is in memory is gone, and it connects anew."""
-        self._driver.tell(p.Reload())
-        self._give_up_memory()
+    @fault("client")
+    async def reload(self) -> Acts:
+        """Reload its page with the message held in its link: what is in memory is gone, and it connects anew."""
+        try:
+            await self.link.hold("upstream")
+            message = yield None
+            await message.first_attempt(self._patience_seconds)
+            connection = await self.connected(self._patience_seconds)
+            self._driver.tell(p.Reload())
+            await waiting.within(
+                asyncio.shield(connection.closed),
+                awaited=f"{self.name} to leave its page",
+                timeout_seconds=self._patience_seconds,
+            )
+            await self.link.restore()
+            self._give_up_memory()
+            if message.acknowledged or await self._store.holds(message):
+                raise NotSeen("the message was stored or acknowledged although its link was held")
+            yield f"the page was reloaded with {message.id} held in the link"
+        finally:
+            await self.link.restore()
 
     @fault("client")
     async def kill(self) -> Acts:
@@ -526,6 +544,8 @@ class DriverReceiver:
         self._driver = Driver(name, dialer, port, program, policy="persistent", style=style, seed=0, hear=self._receive)
         self._recorder.record(h.Receiving(time=self._recorder.now(), receiver=name))
 
+        self.connect_failures = self._driver.connect_failures
+
     async def start(self) -> None:
         """Start the program.
 
@@ -545,6 +565,10 @@ class DriverReceiver:
             WaitTimeout: it was not, by the deadline.
         """
         return await self._driver.connected(timeout_seconds)
+
+    async def heard(self, message: Message) -> None:
+        """Wait until it has received a message; where that does not come, the schedule goes on."""
+        await patiently_heard(self.messages, message, self._dialer)
 
     def _receive(self, told: p.AnyTold) -> None:
         if not isinstance(told, p.Received):

@@ -1,12 +1,25 @@
 """Receivers: record every broadcast in the order of arrival, and come back with their highest server offset."""
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from harness import history as h
+from harness import waiting
+from harness.clients.author import Message, patience_seconds
 from harness.clients.client import Client, Dialer
 
 if TYPE_CHECKING:
     from harness.link import ReceiverLink
+
+
+async def patiently_heard(messages: set[str], message: Message, dialer: Dialer) -> None:
+    """Wait until a message is among those that were received, or for as long as a sender has patience."""
+    with contextlib.suppress(waiting.WaitTimeout):
+        await waiting.until(
+            lambda: message.id in messages,
+            awaited=f"{message.id} to be received",
+            timeout_seconds=patience_seconds(dialer),
+        )
 
 
 class Receiver(Client):
@@ -26,6 +39,10 @@ class Receiver(Client):
             auth=lambda: {"serverOffset": self._server_offset},
         )
         dialer.recorder.record(h.Receiving(time=dialer.recorder.now(), receiver=name))
+
+    async def heard(self, message: Message) -> None:
+        """Wait until it has received a message; where that does not come, the schedule goes on."""
+        await patiently_heard(self.messages, message, self._dialer)
 
     def _receive(self, *arguments: object) -> None:
         # Plain and without an await: what arrives first is recorded first.

@@ -131,7 +131,7 @@ def _controls_in_short(controls: Sequence[ControlResult]) -> str:
     if not controls:
         return "none"
     biting = sum(control.verdict == "bites" for control in controls)
-    nulls = sorted({control.null for control in controls} - {"clean"})
+    nulls = sorted({control.null for control in controls} - {"clean", "none"})
     return f"{biting} of {len(controls)} bite" + "".join(f", a null {word}" for word in nulls)
 
 

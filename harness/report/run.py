@@ -15,7 +15,7 @@ from harness.errors import HarnessError, reason
 from harness.history import History
 from harness.repeat import Count, tally, worst
 from harness.repeat import folder as repetition
-from harness.scenario import CONTROLS, Declared, Result
+from harness.scenario import CONTROLS, PAIRS, Declared, Result
 
 HISTORY = "history.jsonl"
 DEATH = "death.txt"
@@ -144,7 +144,7 @@ def _read(path: Path, kind: type[_T]) -> _T:
 def _check(path: Path, plan: Plan) -> None:
     """Controls have to be known; ids name folders: none leads out of the run folder, no two lead to the same."""
     for declared in plan.planned:
-        if unknown := [name for name in declared.controls if name not in CONTROLS]:
+        if unknown := [name for name in declared.controls if name not in (*CONTROLS, *PAIRS)]:
             raise HarnessError(f"{path} is damaged: there is no control {unknown[0]!r}")
     for scenario, count in Counter(declared.id for declared in plan.planned).items():
         if scenario in ("", ".", "..") or "/" in scenario or "\\" in scenario or "\0" in scenario:
@@ -210,7 +210,8 @@ def _unfinished(repetitions: Sequence[Path], planned: int, ended: str) -> str:
 
 def _runs(declared: Declared) -> list[str]:
     """The folders of a scenario's runs, in their order."""
-    return [f"{role}-{name}" for name in declared.controls for role in ("null", "control")] + ["claim"]
+    folders = [f"{role}-{name}" for name in declared.controls for role in ("null", "control")]
+    return [*(folder for folder in folders if folder.removeprefix("null-") not in declared.without_null), "claim"]
 
 
 # -- writing -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,247 @@
+"""The known defects, each with the tutorial's pair, which has to show it, and with the hardened pair, which has not.
+
+What is known of each is in `harness.defects`; `pytest 'scenarios/test_known_defects.py::test_known_defect[A1]'` shows
+one.
+"""
+
+import asyncio
+
+from harness.defects import known_defect
+from harness.system import System
+
+# So long that a handshake and a short message are shorter.
+LONG, HANDSHAKE_BYTES = "a long text " * 400, 2000
+
+
+@known_defect("A1")
+async def four_cuts_spend_all_tries(system: System) -> None:
+    """A message whose connection is cut within it, four times in a row."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(alice.link.cut_long_frames(HANDSHAKE_BYTES, times=4)) as fault:
+        message = alice.post(LONG)
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("A2")
+async def silence_outlasts_all_tries(system: System) -> None:
+    """A message into a network that falls silent right after both ends have heard from each other."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(alice.link.silence(system.seconds(ack_timeouts=4.2))) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("A3", policy="retries=3")
+async def server_stands_still_for_all_tries(system: System) -> None:
+    """A message to a server that goes on when its client has just given up."""
+    alice = await system.sender("alice")
+    await alice.send()
+    await alice.link.refresh()  # heartbeats begin anew, so that none is due while the server stands still
+
+    async with system.inject(system.server.pause(alice.link, system.seconds(ack_timeouts=4.2))) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("A5")
+async def lock_outlasts_all_tries(system: System) -> None:
+    """A message to a database that is locked for longer than there are tries."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(system.store.lock(system.seconds(ack_timeouts=5.2))) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("A6")
+async def lock_ends_before_the_last_try(system: System) -> None:
+    """A message to a database that is free again when the last try is still waiting."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(system.store.lock(system.seconds(ack_timeouts=2.5))) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("A7", linux=True)
+async def disk_is_full_for_all_tries(system: System) -> None:
+    """A message to a disk that is full for longer than there are tries."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(system.store.full(system.seconds(ack_timeouts=4.2))) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("A8", has_null=False)
+async def two_clients_emit_before_they_are_connected(system: System) -> None:
+    """Two messages that are posted when there is no connection yet to make an offset of."""
+    for name in ("alice", "bob"):
+        sender = await system.absent_sender(name)
+        sender.post()
+        await sender.send()
+
+
+@known_defect("A10")
+async def page_is_reloaded_with_messages_queued(system: System) -> None:
+    """Messages on their way and in the queue of a page that is reloaded."""
+    alice = await system.process_sender("alice")
+    await alice.send()
+
+    async with system.inject(alice.reload()) as fault:
+        message = alice.post()
+        alice.post()
+        alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("A12", policy="tutorial-untimed", has_null=False)
+async def retries_without_an_ack_timeout(system: System) -> None:
+    """A message that is acknowledged with no argument."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+
+@known_defect(
+    "A13", policy="fire-and-forget", claims_policy="fire-and-forget", guarantee="at-most-once", has_null=False
+)
+async def emit_without_a_callback(system: System) -> None:
+    """A message whose sender asks for no acknowledgement."""
+    alice = await system.sender("alice")
+    message = await alice.send()
+    await system.store.wait_for(message)
+    await alice.idle(downstream=True)
+
+
+@known_defect("A14", has_null=False)
+async def message_is_larger_than_the_server_takes(system: System) -> None:
+    """A message of a little more than a megabyte."""
+    alice = await system.sender("alice")
+    await alice.send()
+    alice.post("x" * 1_000_100)
+    await alice.send()
+
+
+@known_defect("A16", policy="retries=3")
+async def handler_stands_still_past_all_tries(system: System) -> None:
+    """A message whose handler reaches the database when the next message has long been stored."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(system.server.delay("before_insert", system.seconds(ack_timeouts=4.5))) as fault:
+        message = alice.post()
+        alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("A17")
+async def server_dies_between_insert_and_broadcast(system: System) -> None:
+    """A message that is stored when the server dies, and acknowledged by the next."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(system.server.crash("after_commit")) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("A19")
+async def stored_row_is_reported_as_an_error(system: System) -> None:
+    """A message that was stored by an attempt which the database said to have failed."""
+    bob = await system.receiver("bob")
+    alice = await system.sender("alice")
+    await bob.heard(await alice.send())
+
+    async with system.inject(system.server.fail("after_insert")) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+        await bob.heard(await alice.send())  # what he asks for when he comes back begins behind it
+
+    await alice.send()
+
+
+@known_defect("B1")
+async def recovery_is_cut_behind_the_first_missed_messages(system: System) -> None:
+    """Messages that a receiver has missed, and was about to be sent when it was cut again."""
+    bob = await system.receiver("bob")
+    alice = await system.sender("alice")
+    await bob.heard(await alice.send())
+
+    async with system.inject(bob.link.cut_return(8000)) as fault:
+        message = await alice.send(LONG)
+        await alice.send(LONG)
+        await alice.send(LONG)
+        await fault.bitten(message)
+
+    await bob.heard(await alice.send())
+
+
+@known_defect("B2")
+async def receiver_joins_between_a_row_and_its_broadcast(system: System) -> None:
+    """A message that is in the rows of who joins, and is broadcast before those are sent."""
+    alice = await system.sender("alice")
+    first = await alice.send()
+    await alice.send()
+
+    delay = system.server.delay_joining(alice.link, 1, system.seconds(ack_timeouts=2))
+    async with system.inject(delay) as fault:
+        await alice.connected(system.seconds(ack_timeouts=5))
+        message = alice.post()
+        await system.store.wait_for(message)
+        bob = await system.receiver("bob")
+        await fault.bitten(message)
+        await bob.heard(first)
+
+    await alice.send()
+
+
+@known_defect("B3", server="without_recovery")
+async def receiver_is_cut_behind_a_live_message(system: System) -> None:
+    """Rows that were to be sent to who has joined, behind a live message after which the connection is cut."""
+    alice = await system.sender("alice")
+    first = await alice.send()
+    await alice.send()
+
+    delay = system.server.delay_replay(alice.link, 1, system.seconds(ack_timeouts=2))
+    async with system.inject(delay) as fault:
+        await alice.connected(system.seconds(ack_timeouts=5))
+        bob = await system.receiver("bob")
+        async with system.inject(bob.link.cut_behind()) as cut:
+            message = await alice.send()
+            await fault.bitten(message)
+            await cut.bitten(message)
+        await bob.heard(await alice.send())
+
+    await bob.heard(first)
+
+
+@known_defect("B4", tries=10, order="total", has_null=False)
+async def six_clients_write_at_once(system: System) -> None:
+    """Messages of six clients, each as fast as they are acknowledged."""
+    await system.receiver("bob")
+    await asyncio.gather(*(sender.send_many(30) for sender in await system.senders(6)))
