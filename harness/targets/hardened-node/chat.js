@@ -2,6 +2,8 @@
 
 // The chat's events: a message is acknowledged when it is stored, and only then.
 
+const { complain } = require('./log.js');
+
 const EVENT = 'chat message';
 
 class Refused extends Error {}
@@ -47,7 +49,7 @@ class Chat {
       if (this.#acknowledges) acknowledge();
     } catch (error) {
       // Silence makes the client try again.
-      console.error(`not acknowledged: ${error.message}`);
+      complain(`not acknowledged: ${error.message}`);
     }
   }
 

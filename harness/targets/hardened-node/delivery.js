@@ -7,6 +7,7 @@
 // live row can neither overtake nor repeat a replayed one.
 
 const { setTimeout: sleep } = require('node:timers/promises');
+const { complain } = require('./log.js');
 
 const READ_AGAIN_MS = 200;
 // A client that takes its packets slowly must not have the whole table wait for it in memory.
@@ -80,7 +81,7 @@ class Delivery {
         supply.cursor ??= Math.min(supply.offset, this.#storage.lastId());
         return this.#storage.rowsAbove(supply.cursor);
       } catch (error) {
-        console.error(`cannot read the messages, trying again: ${error.message}`);
+        complain(`cannot read the messages, trying again: ${error.message}`);
       }
       await sleep(READ_AGAIN_MS);
     }

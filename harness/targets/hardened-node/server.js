@@ -9,6 +9,7 @@ const { Server } = require('socket.io');
 const { readSwitches, timers } = require('../tutorial-node/switches.js');
 const { Chat, EVENT } = require('./chat.js');
 const { Delivery } = require('./delivery.js');
+const { complain } = require('./log.js');
 const { Storage } = require('./storage.js');
 
 // A larger message ends the connection each time it is sent, and the client would lose it in the end.
@@ -88,7 +89,7 @@ function atMost(milliseconds, promise) {
 }
 
 function fail(reason) {
-  console.error(reason);
+  complain(reason);
   process.exit(1);
 }
 
