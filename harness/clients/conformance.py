@@ -571,6 +571,7 @@ async def _fire_and_forget(bench: Bench) -> None:
     first = program.post(1)
     await program.tells(p.Settled, message=first, outcome="handed-over")
     await program.tells(p.Attempt, message=first)
+    await bench.rows(1)  # nothing else says that it arrived
     await bench.link.disable()
     await program.tells(p.Disconnected)
     away = program.post(2)
