@@ -22,7 +22,17 @@ Role = Literal["claim", "control", "null"]
 Guarantee = Literal["at-most-once", "at-least-once", "exactly-once"]
 Order = Literal["total", "sender", "sequential", "none"]
 Receivers = Literal["exactly-once", "at-least-once", "none"]
-Policy = Literal["persistent", "pipelined", "retries=3", "resend", "fire-and-forget", "once", "new-offset"]
+Policy = Literal[
+    "persistent",
+    "pipelined",
+    "retries=3",
+    "resend",
+    "fire-and-forget",
+    "once",
+    "new-offset",
+    "tutorial",
+    "tutorial-untimed",
+]
 FaultKind = Literal["link", "server", "store", "client"]
 
 
@@ -36,7 +46,9 @@ class Started(Event, frozen=True, kw_only=True):
     """The run begins; everything that the checker has to know beforehand.
 
     `run` is the token that begins the identity of each of its messages. `control` and `expected` (the anomaly that
-    the control must show) are set in controls and in their nulls; `recovery_seconds` is the limit that is claimed.
+    the control must show) are set in controls and in their nulls, `exactly` where it must show these kinds and no
+    others;
+    `recovery_seconds` is the limit that is claimed.
     """
 
     schema: int = 1
@@ -45,6 +57,7 @@ class Started(Event, frozen=True, kw_only=True):
     role: Role
     control: str | None
     expected: str | None
+    exactly: tuple[str, ...] | None = None
     client: str
     transport: str
     seed: int

@@ -1,19 +1,15 @@
 """Finding the Toxiproxy server on this machine, or installing it."""
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
 import tarfile
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -21,8 +17,8 @@ from typing import TypeVar
 
 import requests
 
-from harness import reaper
-from harness.errors import ToxiproxyError, brief, ending, root_cause
+from harness.cache import alone_in, default_folder, run, workplace
+from harness.errors import HarnessError, ToxiproxyError, brief, ending, root_cause
 
 T = TypeVar("T")
 
@@ -75,14 +71,14 @@ def locate(cache: Path | None = None, release_url: str = OFFICIAL) -> Binary:
     Raises:
         ToxiproxyError: there is none and none can be installed; the text lists what was tried and how to fix it.
     """
-    home = (cache or _default_cache()).absolute() / f"toxiproxy-{RELEASE}"
+    home = (cache or default_folder()).absolute() / f"toxiproxy-{RELEASE}"
     installed = home / "toxiproxy-server"
     search = _Search()
     found = search.attempt("PATH", _on_path) or search.attempt("cache", lambda: _examined(installed, "cache"))
     if found:
         return found
     with contextlib.ExitStack() as until_installed:
-        if search.attempt("cache", lambda: until_installed.enter_context(_locked(home))):
+        if search.attempt("cache", lambda: until_installed.enter_context(alone_in(home))):
             # Another process may have installed it while this one waited for the lock.
             found = (
                 search.attempt("cache", lambda: _examined(installed, "cache"))
@@ -103,7 +99,7 @@ class _Search:
     def attempt(self, step: str, action: Callable[[], T]) -> T | None:
         try:
             return action()
-        except ToxiproxyError as error:
+        except HarnessError as error:
             self._failures[step] = str(error)
         except OSError as error:
             self._failures[step] = f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")
@@ -123,12 +119,6 @@ class _Search:
         )
 
 
-def _default_cache() -> Path:
-    # The XDG specification: a relative path is to be ignored.
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (configured if configured.is_absolute() else Path.home() / ".cache") / "midemit"
-
-
 def _on_path() -> Binary:
     found = shutil.which("toxiproxy-server")
     if found is None:
@@ -140,7 +130,7 @@ def _examined(path: Path, source: str) -> Binary:
     """Run the program with `-version`: it must be a Toxiproxy server, and not one of another release."""
     if not path.exists():
         raise ToxiproxyError(f"{path} does not exist")
-    status, printed = _run([str(path), "-version"], timeout_seconds=_VERSION_TIMEOUT_SECONDS)
+    status, printed = run([str(path), "-version"], timeout_seconds=_VERSION_TIMEOUT_SECONDS)
     match = re.search(r"version (\S+)", printed)
     if status != 0 or match is None:
         raise ToxiproxyError(f"{path} is no Toxiproxy server: `-version` {ending(status)} and printed {brief(printed)}")
@@ -149,15 +139,6 @@ def _examined(path: Path, source: str) -> Binary:
     if version not in {RELEASE, "git"}:
         raise ToxiproxyError(f"{path} is Toxiproxy {version}, and only {RELEASE} will do")
     return Binary(path, source, version)
-
-
-@contextlib.contextmanager
-def _locked(home: Path) -> Iterator[Path]:
-    """Be alone in installing. A holder that dies loses the lock, and each of a holder's steps has a deadline."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield home
 
 
 def _from_release(home: Path, installed: Path, release_url: str) -> Binary:
@@ -172,7 +153,7 @@ def _from_release(home: Path, installed: Path, release_url: str) -> Binary:
         raise ToxiproxyError(
             f"{url} has the wrong SHA-256: {digest} ({len(archive)} bytes) instead of {_ARCHIVE_SHA256[kind]}"
         )
-    with _workplace(home) as place:
+    with workplace(home) as place:
         program = place / "toxiproxy-server"
         program.write_bytes(_member(archive, url))
         return _moved(program, installed, "release archive")
@@ -214,10 +195,10 @@ def _from_go(home: Path, installed: Path) -> Binary:
     go = shutil.which("go")
     if go is None:
         raise ToxiproxyError("no `go` on PATH")
-    with _workplace(home) as place:
+    with workplace(home) as place:
         # Go refuses GOBIN when it builds for another platform, and this program is to run here.
         env = {name: value for name, value in os.environ.items() if name not in {"GOOS", "GOARCH"}}
-        status, printed = _run(
+        status, printed = run(
             [go, "install", _GO_PACKAGE],
             cwd=place,
             env={**env, "GOBIN": str(place)},
@@ -228,15 +209,6 @@ def _from_go(home: Path, installed: Path) -> Binary:
         return _moved(place / "server", installed, "go install")
 
 
-@contextlib.contextmanager
-def _workplace(home: Path) -> Iterator[Path]:
-    """A directory beside the place of installation, so that moving the finished program there is atomic."""
-    with tempfile.TemporaryDirectory(dir=home, prefix="installing-") as place:
-        reaper.hold("directory", place)
-        yield Path(place)
-    reaper.release("directory", place)
-
-
 def _moved(program: Path, installed: Path, source: str) -> Binary:
     if not program.exists():
         raise ToxiproxyError(f"it left no `{program.name}`")
@@ -244,35 +216,6 @@ def _moved(program: Path, installed: Path, source: str) -> Binary:
     version = _examined(program, source).version
     program.replace(installed)
     return Binary(installed, source, version)
-
-
-def _run(
-    command: list[str], *, timeout_seconds: float, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> tuple[int, str]:
-    """Run a command to its end; what it started goes with it when the deadline passes or the user interrupts."""
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    reaper.hold("group", process.pid)
-    try:
-        with process:
-            try:
-                printed, _ = process.communicate(timeout=timeout_seconds)
-            finally:
-                # Before the leader is waited for: until then nobody else can get its number.
-                if process.returncode is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-    except subprocess.TimeoutExpired:
-        raise ToxiproxyError(f"`{' '.join(command)}` did not end within {timeout_seconds:g} s") from None
-    finally:
-        reaper.release("group", process.pid)
-    return process.returncode, printed.decode(errors="replace")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import asyncio
 from typing import Literal
 
 from harness import waiting
-from harness.clients.author import Message
-from harness.clients.connection import Connection
-from harness.clients.sender import Sender
+from harness.clients.author import Author, Message, SeenConnection
+from harness.clients.driver import DriverReceiver
+from harness.clients.receiver import Receiver
 from harness.fault import Acts, NotSeen, fault
 from harness.store import SQLiteStore
 from harness.toxiproxy import Proxy, Toxic
@@ -72,7 +72,7 @@ class SenderLink(Link):
     What the peers see of each fault, and what proves its bite, is in docs/faults.md.
     """
 
-    sender: Sender
+    sender: Author
 
     @fault("link")
     async def cut(self) -> Acts:
@@ -264,7 +264,7 @@ class SenderLink(Link):
 
     # -- what bites are told by ----------------------------------------------------------------------------------
 
-    async def _closed(self, connection: Connection) -> None:
+    async def _closed(self, connection: SeenConnection) -> None:
         await waiting.within(
             asyncio.shield(connection.closed),
             awaited=f"the connection of {self.sender.name} to be cut",
@@ -290,7 +290,7 @@ class SenderLink(Link):
         def failure() -> str | None:
             # The first may have begun before, and ended with the old proxy; while the link is made anew it is refused.
             others = self.sender.connect_failures[before + 1 :]
-            return next((reason for reason in others if "Connect call failed" not in reason), None)
+            return next((reason for reason in others if not _is_refusal(reason)), None)
 
         reason = await waiting.until(
             failure,
@@ -315,6 +315,17 @@ class SenderLink(Link):
         _require_unanswered(message, "the fault was over")
         if await self._store.holds(message):
             raise NotSeen("the message was stored")
+
+
+class ReceiverLink(Link):
+    """The link of a receiver."""
+
+    receiver: Receiver | DriverReceiver
+
+
+def _is_refusal(reason: str) -> bool:
+    """Whether nobody listened, in the words of asyncio or of Node."""
+    return "Connect call failed" in reason or "ECONNREFUSED" in reason
 
 
 def stored_unanswered(message: Message) -> str:

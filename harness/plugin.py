@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import reaper, repeat, report, resources, scenario, system, target
+from harness import node, reaper, repeat, report, resources, scenario, system, target
+from harness.clients.kinds import KINDS
 from harness.errors import HarnessError, TargetError, reason
 from harness.install import locate
 from harness.interrupt import Interrupts
@@ -29,6 +30,7 @@ from harness.scenario import Case, Declared, Result
 from harness.toxiproxy import Toxiproxy
 
 _MAXIMUM_SEED = 2**32
+_TARGET, _CLIENT = "reference", "python"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,9 +38,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("midemit", "fault injection for Socket.IO")
     group.addoption(
         "--target",
-        default="reference",
+        action="append",
+        default=None,
         metavar="PATH_OR_NAME",
-        help="the system under test: a target.toml, its folder, or the name of a shipped target (default: reference)",
+        help="the system under test: a target.toml, its folder, or the name of a shipped target; several are tried one "
+        "beside the other (default: reference)",
+    )
+    group.addoption(
+        "--client",
+        action="append",
+        default=None,
+        choices=list(KINDS),
+        help="the client that speaks with it; several are tried one beside the other (default: python)",
     )
     group.addoption("--seed", type=int, default=None, help="repeat the random choices of a run (default: a new seed)")
     group.addoption(
@@ -102,21 +113,29 @@ class Gate:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.settings = settings
         self.folder = Path(settings.folder)
-        self.target = target.load(config.getoption("--target"))
+        self.own_target = config.getoption("--target") is not None
+        self._target_options: list[str] = config.getoption("--target") or [_TARGET]
+        self.targets = [target.load(option) for option in self._target_options]
+        self.clients: list[str] = list(dict.fromkeys(config.getoption("--client") or [_CLIENT]))
         self.not_offered: list[run_folder.Omitted] = []
         self.missing: list[run_folder.Omitted] = []
         self._config = config
-        self._target_option = str(config.getoption("--target"))
         self._repeat: int = config.getoption("--repeat")
         self._toxiproxy_url: str | None = config.getoption("--toxiproxy-url")
         self._timeout_seconds: float = config.getoption("--scenario-timeout") or (
-            system.SCENARIO_TIMEOUT_SECONDS * max(1.0, self.target.protocol.ack_timeout_seconds)
+            system.SCENARIO_TIMEOUT_SECONDS * max(1.0, *(on.protocol.ack_timeout_seconds for on in self.targets))
         )
         self._interrupts = config.stash[_INTERRUPTS]
         self._runner = asyncio.Runner()
         self._toxiproxy: Toxiproxy | None = None
 
     # -- the plan ------------------------------------------------------------------------------------------------
+
+    def not_asked(self, case: Case) -> str | None:
+        """Why a case asks nothing of what the user has chosen, or None when it does."""
+        if case.scenario.target is not None and self.own_target:
+            return f"it has a target of its own ({case.target.name}): leave out --target"
+        return scenario.not_offered(case)
 
     def plan(self, items: "list[ScenarioItem]") -> None:
         """Write down what is going to run, unless another process of this run already has.
@@ -135,14 +154,14 @@ class Gate:
         plan = run_folder.Plan(
             run=self.folder.name,
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            target=run_folder.TestedTarget(self.target.name, str(self.target.path)),
-            claims=msgspec.to_builtins(self.target.claims),
+            target=_tested(self.targets),
+            claims=msgspec.to_builtins(self.targets[0].claims),
             seed=self.settings.seed,
             planned=[self._declare(item, self._again(self.settings.seed)) for item in items],
             not_offered=self.not_offered,
             missing=self.missing,
             command=self.settings.command,
-            environment=self._environment(),
+            environment=self._environment(items),
             repeat=self._repeat,
         )
         run_folder.make(self.folder, may_exist=True)
@@ -152,13 +171,15 @@ class Gate:
         """What is known of a scenario, or of one repetition, before it runs."""
         file, _, name = item.nodeid.partition("::")  # relative to the root, which need not be where the user is
         here = os.path.relpath(self._config.rootpath / file, self._config.invocation_params.dir)
-        replay = ["pytest", f"{here}::{name}", *again, "--target", self._target_option]
+        replay = ["pytest", f"{here}::{name}", *again]
+        if self._config.getoption("--client"):
+            replay += [word for client in self.clients for word in ("--client", client)]
+        if item.case.scenario.target is None:
+            replay += [word for option in self._target_options for word in ("--target", option)]
         if self._toxiproxy_url is not None:
             replay += ["--toxiproxy-url", self._toxiproxy_url]
         case = item.case
-        controls = [
-            run.control.name for run in scenario.runs(case, self.target) if run.role == "control" and run.control
-        ]
+        controls = [run.control.name for run in scenario.runs(case) if run.role == "null" and run.control]
         return Declared(
             id=case.id,
             family=case.scenario.family,
@@ -174,12 +195,13 @@ class Gate:
         """The options that replay a scenario with all of its repetitions."""
         return ["--seed", str(seed), *(["--repeat", str(self._repeat)] if self._repeat > 1 else [])]
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, items: "list[ScenarioItem]") -> dict[str, str]:
         packages = ("midemit", "python-socketio", "python-engineio", "aiohttp", "toxiproxy-python")
         return {
             "python": platform.python_version(),
             "platform": platform.platform(),
             **{package: version(package) for package in packages},
+            **(node.versions() if any(run.needs_node for item in items for run in scenario.runs(item.case)) else {}),
             "toxiproxy": self._toxiproxy_url or "2.12.0",
         }
 
@@ -214,7 +236,12 @@ class Gate:
 
     async def _preflight(self, folder: Path) -> None:
         resources.require(folder)
-        await system.preflight(self.target, await self._running_toxiproxy(), folder)
+        for on in self.targets:
+            if on.needs_node and node.lack() is not None:
+                continue  # its scenarios are listed as missing
+            place = folder / on.name
+            run_folder.make(place, may_exist=True)
+            await system.preflight(on, await self._running_toxiproxy(), place)
 
     def run(self, item: "ScenarioItem") -> Result:
         """Run a case as often as it is planned, and leave its verdict in its folder: of several, the worst.
@@ -269,13 +296,15 @@ class Gate:
 
     async def _perform(self, case: Case, folder: Path, seed: int) -> None:
         deadline = time.monotonic() + self._timeout_seconds
-        for run in scenario.runs(case, self.target):
+        for run in scenario.runs(case):
             if (left := deadline - time.monotonic()) <= 0:
                 break  # the run before says so
+            if run.trial > 1 and scenario.is_needless(run, run_folder.load_histories(folder)):
+                continue
             toxiproxy = await self._running_toxiproxy()
             place = folder / run.folder
             run_folder.make(place)
-            await system.perform(case, run, self.target, toxiproxy, place, seed, left)
+            await system.perform(case, run, toxiproxy, place, seed, left)
 
     async def _running_toxiproxy(self) -> Toxiproxy:
         """The Toxiproxy of this process; in the place of one of ours that is dead or stuck, a new one."""
@@ -295,6 +324,10 @@ class Gate:
         if self._toxiproxy is not None:
             self._interrupts.run(self._runner, self._toxiproxy.stop())
         self._runner.close()
+
+
+def _tested(targets: Sequence[target.Target]) -> run_folder.TestedTarget:
+    return run_folder.TestedTarget(", ".join(on.name for on in targets), ", ".join(str(on.path) for on in targets))
 
 
 def _begin(folder: Path, declared: Declared) -> None:
@@ -349,9 +382,10 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     if not isinstance(declared, scenario.Scenario):
         return None
     title = (obj.__doc__ or name).strip().splitlines()[0]
+    gate = collector.config.stash[_GATE]
     return [
-        ScenarioItem.from_parent(collector, name=f"{name}[{case.id}]", case=case, title=title)
-        for case in scenario.cases(declared)
+        ScenarioItem.from_parent(collector, name=f"{declared.item or name}[{case.id}]", case=case, title=title)
+        for case in scenario.cases(declared, gate.clients, gate.targets)
     ]
 
 
@@ -376,7 +410,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_GATE] = Gate(config, settings)
     except TargetError as error:
         if of_controller is None:
-            _report_refusal(settings, str(config.getoption("--target")), str(error))
+            _report_refusal(settings, ", ".join(config.getoption("--target") or [_TARGET]), str(error))
         pytest.exit(str(error), returncode=summary.EXIT_STATUS["error"])
 
 
@@ -431,7 +465,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     offered: list[pytest.Item] = []
     omitted: list[pytest.Item] = []
     for item in items:
-        if isinstance(item, ScenarioItem) and (reason := scenario.not_offered(item.case, gate.target)) is not None:
+        if isinstance(item, ScenarioItem) and (reason := gate.not_asked(item.case)) is not None:
             omitted.append(item)
             gate.not_offered.append(run_folder.Omitted(item.case.id, reason))
         elif isinstance(item, ScenarioItem) and (reason := scenario.missing(item.case)) is not None:

@@ -13,15 +13,15 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from harness import checker, repeat
+from harness import checker, node, repeat, target
 from harness import history as h
 from harness.checker import Anomaly, Judgement, Kind, VerdictWord
+from harness.clients.client import TRANSPORTS
+from harness.clients.kinds import KINDS
 from harness.errors import HarnessError
 from harness.history import History
 from harness.repeat import Repeated
 from harness.target import Controls, Target
-
-TRANSPORTS = ("websocket", "polling")
 
 ATTRIBUTE = "__midemit_scenario__"
 
@@ -30,13 +30,22 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class Control(msgspec.Struct, frozen=True):
-    """The schedule with a protection off: another policy of the sender, no outbox, or a server of the target's own."""
+    """The schedule with a protection off: another policy of the sender, no outbox, or a server of the target's own.
+
+    Also one on another target, or with another client. `expected` is the anomaly that it must show on the bitten
+    message. Where `exactly` is given, it must show these kinds of anomalies and no others. A schedule that needs luck
+    is tried up to `tries` times.
+    """
 
     name: str
-    expected: Kind
+    expected: Kind | Literal["none"]
     policy: h.Policy = "persistent"
     server: str | None = None
     outbox: bool = True
+    target: str | None = None
+    client: str | None = None
+    exactly: tuple[Kind, ...] | None = None
+    tries: int = 1
 
 
 CONTROLS = {
@@ -61,11 +70,18 @@ _CLAIM_POLICY: dict[h.Guarantee, h.Policy] = {
     "at-most-once": "once",
 }
 
+# The transports that a scenario runs over unless it says otherwise.
+_BY_DEFAULT = ("websocket", "polling")
+
 Schedule = Callable[..., Awaitable[None]]
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """A declared scenario; see `scenario`."""
+    """A declared scenario; see `scenario`.
+
+    One with a `target` or `clients` of its own does not ask what the user has chosen. `label` is then its whole id, and
+    `item` the name of its pytest item, where these are not made of its family and its function.
+    """
 
     schedule: Schedule
     family: str
@@ -74,10 +90,15 @@ class Scenario(msgspec.Struct, frozen=True):
     order: tuple[h.Order, ...] | None = None
     crash_point: str | None = None
     switch: str | None = None
-    transports: tuple[str, ...] = TRANSPORTS
+    transports: tuple[str, ...] = _BY_DEFAULT
     policy: h.Policy | None = None
     guarantee: h.Guarantee | None = None
     linux: bool = False
+    server: str | None = None
+    target: str | None = None
+    clients: tuple[str, ...] = ()
+    label: str | None = None
+    item: str | None = None
 
 
 def scenario(
@@ -88,10 +109,11 @@ def scenario(
     order: Sequence[h.Order] | None = None,
     crash_point: str | None = None,
     switch: str | None = None,
-    transports: Sequence[str] = TRANSPORTS,
+    transports: Sequence[str] = _BY_DEFAULT,
     policy: h.Policy | None = None,
     guarantee: h.Guarantee | None = None,
     linux: bool = False,
+    server: str | None = None,
 ) -> Callable[[Schedule], Schedule]:
     """Declare an async function `(system, **parameters)` as a scenario.
 
@@ -107,13 +129,16 @@ def scenario(
         policy: of the senders in the run of the claim, where it is not what the target's guarantee asks for.
         guarantee: what this policy can keep, where that is less than what the target claims.
         linux: it needs something that only Linux has.
+        server: the control server of the target that the claim runs on, where the target has it.
 
     Raises:
         HarnessError: one of these is not what is said here.
     """
 
     def declare(schedule: Schedule) -> Schedule:
-        problem = next(_problems(family, controls, variants, order, switch, transports, policy, guarantee), None)
+        problem = next(
+            _problems(family, controls, variants, order, switch, transports, policy, guarantee, server), None
+        )
         if problem is not None:
             raise HarnessError(f"scenario {getattr(schedule, '__name__', schedule)}: {problem}")
         declared = Scenario(
@@ -128,6 +153,7 @@ def scenario(
             policy,
             guarantee,
             linux,
+            server,
         )
         setattr(schedule, ATTRIBUTE, declared)
         return schedule
@@ -144,6 +170,7 @@ def _problems(
     transports: Sequence[str],
     policy: h.Policy | None,
     guarantee: h.Guarantee | None,
+    server: str | None,
 ) -> Iterator[str]:
     """What is wrong with a declaration: what types would say, and what a type checker may not have been asked."""
     for what, names in {"family": [family], "variants": [name for name in variants or {} if name]}.items():
@@ -155,8 +182,9 @@ def _problems(
     known: dict[str, tuple[object, tuple[str, ...]]] = {
         "controls": (controls, tuple(CONTROLS)),
         "order": (order, get_args(h.Order)),
-        "transports": (transports, TRANSPORTS),
+        "transports": (transports, tuple(TRANSPORTS)),
         "switch": ((switch,) if switch is not None else None, Controls.__struct_fields__),
+        "server": ((server,) if server is not None else None, Controls.__struct_fields__),
         "policy": ((policy,) if policy is not None else None, get_args(h.Policy)),
         "guarantee": ((guarantee,) if guarantee is not None else None, get_args(h.Guarantee)),
     }
@@ -166,38 +194,52 @@ def _problems(
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One point of a scenario: one pytest item."""
+    """One point of a scenario on a target: one pytest item. `among` tells several targets of one run apart."""
 
     scenario: Scenario
     variant: str
     client: str
     transport: str
+    target: Target
+    among: str = ""
 
     @property
     def id(self) -> str:
-        """`family-variant-client-transport`."""
-        return "-".join(part for part in (self.scenario.family, self.variant, self.client, self.transport) if part)
+        """`family-variant-client-transport`, and the target where there are several; or the scenario's own label."""
+        if self.scenario.label is not None:
+            return self.scenario.label
+        parts = (self.scenario.family, self.variant, self.client, self.transport, self.among)
+        return "-".join(part for part in parts if part)
 
 
-def cases(declared: Scenario) -> Iterator[Case]:
-    """Every case of a scenario."""
-    for transport in declared.transports:
-        for variant in declared.variants:
-            yield Case(declared, variant, "python", transport)
+def cases(declared: Scenario, clients: Sequence[str], targets: Sequence[Target]) -> Iterator[Case]:
+    """Every case of a scenario, with the clients and on the targets that the user has chosen, or those of its own.
+
+    Raises:
+        TargetError: a target of its own cannot be read.
+    """
+    own = [target.load(declared.target)] if declared.target is not None else targets
+    for on in own:
+        for client in declared.clients or clients:
+            for transport in declared.transports:
+                for variant in declared.variants:
+                    yield Case(declared, variant, client, transport, on, on.name if len(own) > 1 else "")
 
 
-def not_offered(case: Case, target: Target) -> str | None:
-    """Why a case asks nothing of this target, or None when it does."""
-    declared, claims = case.scenario, target.claims
+def not_offered(case: Case) -> str | None:
+    """Why a case asks nothing of its target, or of its client, or None when it does."""
+    declared, asked, claims = case.scenario, case.target, case.target.claims
     if declared.order is not None and claims.order not in declared.order:
         return f"the target claims the order {claims.order!r}; this needs {' or '.join(map(repr, declared.order))}"
-    if declared.crash_point is not None and declared.crash_point not in target.crash_points:
+    if declared.crash_point is not None and declared.crash_point not in asked.crash_points:
         return f"the target has no crash point {declared.crash_point!r}"
-    if declared.switch is not None and getattr(target.controls, declared.switch) is None:
+    if declared.switch is not None and getattr(asked.controls, declared.switch) is None:
         return f"the target has no server {declared.switch!r} among its controls"
     if declared.guarantee not in (None, claims.guarantee) and claims.guarantee != "exactly-once":
         return f"the target claims {claims.guarantee!r}; this asks for {declared.guarantee!r}"
-    if declared.controls and not _controls(case, target):
+    if (policy := _policy(case)) not in KINDS[case.client].policies:
+        return f"the client {case.client} has no policy {policy!r}"
+    if declared.controls and not _controls(case):
         if any(checker.threatens(control.expected, claims.guarantee, claims.order) for control in declared.controls):
             return "the target offers none of its controls"
         threats = " or ".join(sorted({repr(control.expected) for control in declared.controls}))
@@ -209,16 +251,27 @@ def missing(case: Case) -> str | None:
     """What a case needs that this machine does not have, or None."""
     if case.scenario.linux and sys.platform != "linux":
         return "it needs Linux"
+    if any(run.needs_node for run in runs(case)):
+        return node.lack()
     return None
 
 
-def _controls(case: Case, target: Target) -> tuple[Control, ...]:
+def _controls(case: Case) -> tuple[Control, ...]:
+    claims = case.target.claims
     return tuple(
         control
         for control in case.scenario.controls
-        if checker.threatens(control.expected, target.claims.guarantee, target.claims.order)
-        and (control.server is None or getattr(target.controls, control.server) is not None)
+        if control.exactly is not None
+        or (
+            checker.threatens(control.expected, claims.guarantee, claims.order)
+            and (control.server is None or getattr(case.target.controls, control.server) is not None)
+            and control.policy in KINDS[control.client or case.client].policies
+        )
     )
+
+
+def _policy(case: Case) -> h.Policy:
+    return case.scenario.policy or _CLAIM_POLICY[case.target.claims.guarantee]
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -229,25 +282,44 @@ class Run(msgspec.Struct, frozen=True):
     policy: h.Policy
     server: str | None
     parameters: dict[str, Any]
+    client: str
+    target: Target
+    trial: int = 1
 
     @property
     def folder(self) -> str:
         """The name of its folder in the scenario's folder."""
-        return self.role if self.control is None else f"{self.role}-{self.control.name}"
+        again = f"-try-{self.trial}" if self.trial > 1 else ""
+        return self.role if self.control is None else f"{self.role}-{self.control.name}{again}"
+
+    @property
+    def needs_node(self) -> bool:
+        """Whether its client or its server runs on the harness's own Node packages."""
+        return KINDS[self.client].needs_node or self.target.needs_node
 
 
-def runs(case: Case, target: Target) -> list[Run]:
-    """The runs of a case on a target, in their order: each control's null, the control, at last the claim."""
+def runs(case: Case) -> list[Run]:
+    """The runs of a case, in their order: each control's null, the control, at last the claim."""
     parameters = case.scenario.variants[case.variant]
     alone = {**parameters, "senders": 1} if "senders" in parameters else parameters
     planned = []
-    for control in _controls(case, target):
+    for control in _controls(case):
+        on = target.load(control.target) if control.target is not None else case.target
+        client = control.client or case.client
+        planned.append(Run("null", control, control.policy, control.server, alone, client, on))
         planned += [
-            Run("null", control, control.policy, control.server, alone),
-            Run("control", control, control.policy, control.server, alone),
+            Run("control", control, control.policy, control.server, alone, client, on, trial)
+            for trial in range(1, control.tries + 1)
         ]
-    policy = case.scenario.policy or _CLAIM_POLICY[target.claims.guarantee]
-    return [*planned, Run("claim", None, policy, None, parameters)]
+    server = case.scenario.server
+    if server is not None and getattr(case.target.controls, server) is None:
+        server = None
+    return [*planned, Run("claim", None, _policy(case), server, parameters, case.client, case.target)]
+
+
+def is_needless(run: Run, histories: Mapping[str, History]) -> bool:
+    """Whether a further try of a control has nothing to add to those before it."""
+    return run.trial > 1 and run.control is not None and _tried(run.control.name, histories).verdict != "silent"
 
 
 def seed_of(seed: int, case_id: str, run: Run) -> random.Random:
@@ -385,17 +457,38 @@ def _combine(
 
 
 def _control_result(name: str, histories: Mapping[str, History]) -> ControlResult:
-    expected = CONTROLS[name].expected
     null_word, null_why = _null(histories.get(f"null-{name}"))
-    control = histories.get(f"control-{name}")
-    if control is None:
-        return ControlResult(name, expected, [], "error", null_word, null_why or "the control left no history")
+    tried = _tried(name, histories)
+    return msgspec.structs.replace(tried, null=null_word, why=null_why or tried.why)
+
+
+def _tried(name: str, histories: Mapping[str, History]) -> ControlResult:
+    """What a control showed: of several tries the first that is not silent, or else the last."""
+    folders = (f"control-{name}", *(f for f in histories if f.startswith(f"control-{name}-try-")))
+    tries = [_shown(name, histories[folder]) for folder in folders if folder in histories]
+    if not tries:
+        expected = CONTROLS[name].expected if name in CONTROLS else ""
+        return ControlResult(name, expected, [], "error", "clean", "the control left no history")
+    result = next((tried for tried in tries if tried.verdict != "silent"), tries[-1])
+    if result.verdict == "silent" and len(tries) > 1:
+        return msgspec.structs.replace(result, why=f"{result.why} (in {len(tries)} tries)")
+    return result
+
+
+def _shown(name: str, control: History) -> ControlResult:
     judgement = checker.judge(control)
     bitten = {bite.message for bite in judgement.bites if bite.seen}
-    shown = list(dict.fromkeys(a.kind for a in judgement.anomalies if a.message in bitten))
+    unseen = next((bite for bite in judgement.bites if not bite.seen), None)
+    expected, exactly = control.started.expected, control.started.exactly
+    shown: list[str] = list(
+        dict.fromkeys(a.kind for a in judgement.anomalies if exactly is not None or a.message in bitten)
+    )
     verdict: Literal["bites", "silent", "not offered", "error"]
     if judgement.verdict == "error":
         verdict, why = "error", judgement.why
+    elif exactly is not None:
+        problem = _differs(shown, exactly, judgement.bites)
+        verdict, why = ("silent", f"no longer reproduces: {problem}") if problem else ("bites", _listed(shown))
     elif expected in shown:
         verdict, why = "bites", f"{expected}, on the bitten message"
     elif _resists(checker.fold(control), bitten):
@@ -403,10 +496,27 @@ def _control_result(name: str, histories: Mapping[str, History]) -> ControlResul
     elif expected in ("lost", "reordered") and _outwaits(checker.fold(control), bitten):
         verdict, why = "not offered", "the target kept the bitten message until the store could be written again"
     else:
-        unseen = next((bite for bite in judgement.bites if not bite.seen), None)
         why = f"it did not show {expected} on the bitten message"
         verdict, why = "silent", f"{why}; the fault was not seen to bite: {unseen.evidence}" if unseen else why
-    return ControlResult(name, expected, list(shown), verdict, null_word, null_why or why)
+    return ControlResult(
+        name, _listed(exactly) if exactly is not None else expected or "", shown, verdict, "clean", why
+    )
+
+
+def _differs(shown: Sequence[str], exactly: Sequence[str], bites: Sequence[h.Bitten]) -> str | None:
+    """In what a control that has to show exactly these anomalies does not, or None."""
+    unseen = next((bite for bite in bites if not bite.seen), None)
+    if set(shown) != set(exactly):
+        return f"it showed {_listed(shown)}, not {_listed(exactly)}"
+    if unseen is not None:
+        return f"the fault was not seen to bite: {unseen.evidence}"
+    if not exactly and not bites:
+        return "nothing shows that its fault bit"
+    return None
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    return " and ".join(kinds) or "none"
 
 
 def _resists(fates: checker.Fates, bitten: set[str]) -> bool:
@@ -439,7 +549,7 @@ def _null(history: History | None) -> tuple[Literal["clean", "dirty", "error"], 
             "protocol.ack_timeout_seconds, or give the machine less to do"
         )
     # An order that nobody claims need not be kept, unless that is what the control has to show.
-    unclaimed = {"reordered", "misordered"} - {history.started.expected}
+    unclaimed = {"reordered", "misordered"} - {history.started.expected, *(history.started.exactly or ())}
     shown = [*judgement.broken_by, *(a for a in judgement.reported if a.kind not in unclaimed)]
     if shown:
         first = shown[0]

@@ -253,6 +253,36 @@ class Server:
             await self.start()
 
     @fault("server")
+    async def delay(self, point: str, seconds: float) -> Acts:
+        """Restart it so that the first message that it handles waits for `seconds` at a delay point of the target.
+
+        Every attempt of that message does, and no other message. Started again at the end.
+        """
+        await self.stop()
+        try:
+            await self.start(self._delayed(point, seconds))
+            message = yield None
+            await message.first_attempt(self._patience_seconds)
+            began = self._recorder.now()
+            await self._store.wait_for(message)
+            taken = self._recorder.now() - began
+            if taken < seconds:
+                raise NotSeen(f"the message was stored {taken:.3f} s after its first attempt, sooner than the delay")
+            yield f"its handler stood {point.replace('_', ' ')}: {message.id} was stored after {taken:.3f} s"
+        finally:
+            await self.start()
+
+    def _delayed(self, point: str, seconds: float) -> dict[str, str]:
+        """The environment in which the first of its kind waits at a delay point."""
+        if point not in self._target.delay_points:
+            raise TargetError(f"the target {self._target.name} has no delay point {point!r}")
+        values = {"{message}": "1", "{milliseconds}": str(round(seconds * 1000))}
+        environment = dict(self._target.delay_points[point])
+        for placeholder, value in values.items():
+            environment = {name: text.replace(placeholder, value) for name, text in environment.items()}
+        return environment
+
+    @fault("server")
     async def pause(self, link: SenderLink, seconds: float) -> Acts:
         """Stop it where it stands (SIGSTOP), for `seconds` after the message left its sender; then it goes on."""
         await link.sender.idle()

@@ -1,5 +1,6 @@
 """One running target with its links, clients and store, for one run: the only place that assembles them."""
 
+import asyncio
 import contextlib
 import functools
 import random
@@ -7,20 +8,22 @@ import secrets
 import shutil
 import tempfile
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
 from harness import history as h
-from harness import ports, reaper, resources, waiting
+from harness import node, ports, reaper, resources, waiting
 from harness.clients.author import Message, Offsets, patience_seconds
 from harness.clients.client import Dialer
-from harness.clients.process import ProcessSender
+from harness.clients.driver import DriverReceiver, DriverSender, Program
+from harness.clients.kinds import KINDS
+from harness.clients.protocol import Style
 from harness.clients.receiver import Receiver
 from harness.clients.sender import Sender
 from harness.errors import HarnessError, TargetError, reason
 from harness.fault import Fault, NotSeen
-from harness.link import Link, SenderLink
+from harness.link import Link, ReceiverLink, SenderLink
 from harness.scenario import Case, Run, Scenario, cases, seed_of
 from harness.server import Server
 from harness.store import SQLiteStore
@@ -40,6 +43,9 @@ _NAMES = (
 _STEADY, _SHAKEN = "steady", "shaken"
 
 L = TypeVar("L", bound=Link)
+
+AnySender = Sender | DriverSender
+AnyReceiver = Receiver | DriverReceiver
 
 
 class Injection:
@@ -88,9 +94,8 @@ class System:
     """What a schedule acts on; an async context manager.
 
     Args:
-        target: what to assemble.
-        run: which run of a case it is for: policy, command, and whether faults act.
-        transport: `websocket` or `polling`.
+        run: which run of a case it is for: target, client, policy, command, and whether faults act.
+        transport: `websocket`, `polling` or `upgrade`.
         toxiproxy: where the links are made.
         folder: for the server's log.
         recorder: of the run.
@@ -104,7 +109,6 @@ class System:
 
     def __init__(
         self,
-        target: Target,
         run: Run,
         *,
         transport: str,
@@ -114,7 +118,7 @@ class System:
         random_numbers: random.Random,
         token: str,
     ) -> None:
-        self.target = target
+        self.target = target = run.target
         self._run = run
         self._toxiproxy = toxiproxy
         self._folder = folder
@@ -126,8 +130,9 @@ class System:
         # Two runs with one seed may share a Toxiproxy: proxies are not named after the token.
         self._proxy_prefix = f"midemit-{secrets.token_hex(4)}"
         self._cleanup = contextlib.AsyncExitStack()
-        self._senders: list[Sender | ProcessSender] = []
-        self._receivers: list[Receiver] = []
+        self._kind = KINDS[run.client]
+        self._senders: list[Sender | DriverSender] = []
+        self._receivers: list[Receiver | DriverReceiver] = []
         self._links: list[Link] = []
         self._shaken: Link | None = None
         self._faults = 0
@@ -148,6 +153,8 @@ class System:
             await self._cleanup.aclose()
 
     async def _assemble(self) -> None:
+        if self._run.needs_node:
+            await asyncio.to_thread(node.modules)
         claims, store = self.target.claims, self.target.store
         self._database = database = self._directory() / "store.db"
         self._port = self._reserved_port()
@@ -172,8 +179,8 @@ class System:
         self._cleanup.push_async_callback(self.server.kill)
         await self.server.start()
         if claims.receivers != "none" and self._run.role == "claim":
-            await self._receiver(_STEADY)
-            self._shaken = await self._receiver(_SHAKEN)
+            await self.receiver(_STEADY)
+            self._shaken = (await self.receiver(_SHAKEN)).link
 
     def _reserved_port(self) -> int:
         reservation = ports.reserve()
@@ -208,43 +215,66 @@ class System:
         self._links.append(link)
         return link
 
-    async def _receiver(self, name: str) -> Link:
-        link = await self._link(Link, name)
-        receiver = Receiver(name, link.port, self._dialer)
-        self._cleanup.push_async_callback(receiver.close)
-        self._receivers.append(receiver)
-        await receiver.connected(self._patience_seconds)
-        return link
+    def _program(self, name: str, command: Sequence[str], outbox: Path | None) -> Program:
+        def filled(text: str) -> str:
+            return fill(text, port=self._port, database=self._database)
+
+        return Program(
+            [filled(text) for text in command],
+            folder=self.target.folder,
+            log=self._folder / f"client-{name}.log",
+            outbox=outbox,
+            env={variable: filled(text) for variable, text in self._kind.env.items()},
+        )
+
+    def _outbox(self, policy: h.Policy) -> Path | None:
+        """A file that outlives a client that never gives up, but in the control `without_outbox`."""
+        has_one = policy == "persistent" and (self._run.control is None or self._run.control.outbox)
+        return self._directory() / "outbox.jsonl" if has_one else None
 
     # -- for schedules -------------------------------------------------------------------------------------------
 
-    async def sender(self, name: str, policy: h.Policy | None = None, offsets: Offsets = "random") -> Sender:
+    async def sender(self, name: str, policy: h.Policy | None = None, offsets: Offsets | None = None) -> AnySender:
         """A connected sender on a link of its own.
 
         Args:
             name: lower-case letters, once in a run.
             policy: by default what the run says: the claim's, or that of the control.
-            offsets: see `Sender`.
+            offsets: see `Sender`; by default `random`, and `counter` as the tutorial's client.
 
         Raises:
             WaitTimeout: it could not connect.
+            ClientError: it cannot be started.
         """
-        link = await self._link(SenderLink, name)
-        sender = Sender(
-            name,
-            self._dialer,
-            link,
-            policy=policy or self._run.policy,
-            random_numbers=self._random,
-            offsets=offsets,
-        )
-        self._cleanup.push_async_callback(sender.close)
-        self._senders.append(sender)
+        sender = await self.absent_sender(name, policy, offsets)
         await sender.connected(self._patience_seconds)
         return sender
 
-    async def process_sender(self, name: str) -> ProcessSender:
-        """A connected sender, on a link of its own, in a process of its own: it can be killed and frozen.
+    async def absent_sender(
+        self, name: str, policy: h.Policy | None = None, offsets: Offsets | None = None
+    ) -> AnySender:
+        """The same, on its way to be connected: nobody waits for that.
+
+        Raises:
+            ClientError: it cannot be started.
+        """
+        policy = policy or self._run.policy
+        if self._kind.command is not None:
+            return await self._driver(name, self._kind.command, policy, offsets)
+        sender = Sender(
+            name,
+            self._dialer,
+            await self._link(SenderLink, name),
+            policy=policy,
+            random_numbers=self._random,
+            offsets=offsets or "random",
+        )
+        self._cleanup.push_async_callback(sender.close)
+        self._senders.append(sender)
+        return sender
+
+    async def process_sender(self, name: str) -> DriverSender:
+        """A connected sender, on a link of its own, in a process of its own: it can be killed, frozen and reloaded.
 
         What is not settled is in its outbox, a file, but in the control `without_outbox`.
 
@@ -255,27 +285,52 @@ class System:
             WaitTimeout: it could not connect.
             ClientError: it cannot be started.
         """
-        link = await self._link(SenderLink, name)
-        has_outbox = self._run.control is None or self._run.control.outbox
-        sender = ProcessSender(
+        command = self._kind.command or self.target.client.command
+        sender = await self._driver(name, command, self._run.policy, None)
+        await sender.connected(self._patience_seconds)
+        return sender
+
+    async def _driver(
+        self, name: str, command: Sequence[str], policy: h.Policy, offsets: Offsets | None
+    ) -> DriverSender:
+        sender = DriverSender(
             name,
             self._dialer,
-            link,
+            await self._link(SenderLink, name),
             self.store,
-            command=[fill(text, port=self._port, database=self._database) for text in self.target.client.command],
-            folder=self.target.folder,
-            log=self._folder / f"client-{name}.log",
-            outbox=self._directory() / "outbox.jsonl" if has_outbox else None,
-            policy=self._run.policy,
+            self._program(name, command, self._outbox(policy)),
+            policy=policy,
             random_numbers=self._random,
+            offsets=offsets or ("counter" if policy.startswith("tutorial") else "random"),
         )
         self._cleanup.push_async_callback(sender.close)
         self._senders.append(sender)
         await sender.start()
-        await sender.connected(self._patience_seconds)
         return sender
 
-    async def senders(self, count: int) -> list[Sender]:
+    async def receiver(self, name: str) -> AnyReceiver:
+        """A connected receiver, on a link of its own; that of a run with the tutorial's policy is the tutorial's.
+
+        Raises:
+            WaitTimeout: it could not connect.
+            ClientError: it cannot be started.
+        """
+        link = await self._link(ReceiverLink, name)
+        if self._kind.command is None:
+            receiver: Receiver | DriverReceiver = Receiver(name, link.port, self._dialer)
+        else:
+            style: Style = "tutorial" if self._run.policy.startswith("tutorial") else "hardened"
+            program = self._program(name, self._kind.command, None)
+            receiver = DriverReceiver(name, link.port, self._dialer, program, style)
+        receiver.link, link.receiver = link, receiver
+        self._cleanup.push_async_callback(receiver.close)
+        self._receivers.append(receiver)
+        if isinstance(receiver, DriverReceiver):
+            await receiver.start()
+        await receiver.connected(self._patience_seconds)
+        return receiver
+
+    async def senders(self, count: int) -> list[AnySender]:
         """`count` connected senders, one to twenty.
 
         Raises:
@@ -283,7 +338,9 @@ class System:
         """
         if not 1 <= count <= len(_NAMES):
             raise HarnessError(f"senders: expected 1 to {len(_NAMES)}, got {count!r}")
-        return [await self.sender(name) for name in _NAMES[:count]]
+        everyone = [await self.absent_sender(name) for name in _NAMES[:count]]
+        await asyncio.gather(*(sender.connected(self._patience_seconds) for sender in everyone))
+        return everyone
 
     @contextlib.asynccontextmanager
     async def inject(self, fault: Fault) -> AsyncIterator[Injection]:
@@ -393,7 +450,6 @@ class System:
 async def perform(
     case: Case,
     run: Run,
-    target: Target,
     toxiproxy: Toxiproxy,
     folder: Path,
     seed: int,
@@ -413,7 +469,6 @@ async def perform(
     async def whole() -> None:
         resources.require(folder)
         async with System(
-            target,
             run,
             transport=case.transport,
             toxiproxy=toxiproxy,
@@ -426,7 +481,7 @@ async def perform(
             await system.final_read()
 
     try:
-        recorder.record(_started(case, run, target, token, seed))
+        recorder.record(_started(case, run, token, seed))
         await waiting.within(
             whole(),
             awaited="the scenario to end (all that --scenario-timeout leaves it)",
@@ -446,7 +501,8 @@ async def perform(
         recorder.close()
 
 
-def _started(case: Case, run: Run, target: Target, token: str, seed: int) -> h.Started:
+def _started(case: Case, run: Run, token: str, seed: int) -> h.Started:
+    target = run.target
     return h.Started(
         time=0.0,
         run=token,
@@ -454,7 +510,8 @@ def _started(case: Case, run: Run, target: Target, token: str, seed: int) -> h.S
         role=run.role,
         control=run.control.name if run.control else None,
         expected=run.control.expected if run.control else None,
-        client=case.client,
+        exactly=run.control.exactly if run.control else None,
+        client=run.client,
         transport=case.transport,
         seed=seed,
         target=target.name,
@@ -483,8 +540,9 @@ async def preflight(target: Target, toxiproxy: Toxiproxy, folder: Path) -> None:
             )
         await system.store.rows()
 
-    case = next(iter(cases(Scenario(schedule, "preflight", (), {"": {}}))))
-    await perform(case, Run("null", None, "persistent", None, {}), target, toxiproxy, folder, seed=0)
+    case = next(cases(Scenario(schedule, "preflight", (), {"": {}}), ["python"], [target]))
+    run = Run("null", None, "persistent", None, {}, case.client, target)
+    await perform(case, run, toxiproxy, folder, seed=0)
     failure = next((e for e in h.History.load(folder / "history.jsonl") if isinstance(e, h.Failed)), None)
     if failure is not None:
         raise TargetError(failure.reason)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from harness import node
 from harness.errors import TargetError
 from harness.history import Guarantee, Order, Receivers
 
@@ -88,6 +89,7 @@ class Target(_Table, frozen=True, kw_only=True):
     controls: Controls = Controls()
     client: Client = msgspec.field(default_factory=Client)
     crash_points: dict[str, dict[str, str]] = {}
+    delay_points: dict[str, dict[str, str]] = {}
     path: Path = Path()
 
     def command(self, control: str | None = None) -> list[str]:
@@ -97,14 +99,26 @@ class Target(_Table, frozen=True, kw_only=True):
         return command
 
     @property
+    def needs_node(self) -> bool:
+        """Whether it runs on the harness's own Node packages."""
+        commands = (self.server.command, *msgspec.structs.asdict(self.controls).values())
+        texts = [*self.server.env.values(), *(text for command in commands for text in command or ())]
+        return any("{node_modules}" in text for text in texts)
+
+    @property
     def folder(self) -> Path:
         """The working directory of the server."""
         return (self.path.parent / self.server.cwd).resolve()
 
 
 def fill(text: str, *, port: int, database: Path) -> str:
-    """Put the values of a run in the place of `{python}`, `{port}` and `{database}`; other braces stay."""
-    values = {"{python}": sys.executable, "{port}": str(port), "{database}": str(database)}
+    """Put a run's values in the place of `{python}`, `{node_modules}`, `{port}` and `{database}`; other braces stay."""
+    values = {
+        "{python}": sys.executable,
+        "{node_modules}": str(node.modules_folder()),
+        "{port}": str(port),
+        "{database}": str(database),
+    }
     for placeholder, value in values.items():
         text = text.replace(placeholder, value)
     return text

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 
-from harness.clients.sender import Sender
 from harness.fault import Fault
 from harness.scenario import scenario
-from harness.system import System
+from harness.system import AnySender, System
 
 TEXT = "as long as the other"
 
-Make = Callable[[System, Sender], Fault]
+Make = Callable[[System, AnySender], Fault]
 
 # Faults that keep a message from the store, or its answer from the sender, for as long as they act.
 KEEPING: dict[str, Make] = {

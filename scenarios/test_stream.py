@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Callable
 
-from harness.clients.sender import Sender
 from harness.fault import Fault
 from harness.scenario import scenario
-from harness.system import System
+from harness.system import AnySender, System
 
 MESSAGES = 200
 # What meets a fault has to be short, so that its pieces do not take for ever.
@@ -14,12 +13,14 @@ TEXT = "a text that is long enough for ten slices"
 SIZES = {"1": {"senders": 1}, "5": {"senders": 5}, "20": {"senders": 20}}
 
 
-async def stream(system: System, senders: int, faults: int, make: Callable[[Sender], Fault], carriers: int = 1) -> None:
+async def stream(
+    system: System, senders: int, faults: int, make: Callable[[AnySender], Fault], carriers: int = 1
+) -> None:
     """Have each sender send its share, one after the other; `carriers` of them share messages that meet a fault."""
     everyone = await system.senders(senders)
     await asyncio.gather(*(sender.send() for sender in everyone))
 
-    async def send_share(sender: Sender, own_faults: int) -> None:
+    async def send_share(sender: AnySender, own_faults: int) -> None:
         for _ in range(own_faults):
             await sender.send_many(MESSAGES // senders // (own_faults + 1))
             async with system.inject(make(sender)) as fault:

@@ -1,20 +1,52 @@
 """What every sender is to a schedule: it makes messages, hands them over in their order, and waits for them."""
 
 import asyncio
+import contextlib
 import random
 import uuid
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from harness import history as h
 from harness import waiting
 from harness.clients import content
 from harness.clients.client import Dialer
-from harness.clients.connection import Connection
 from harness.errors import HarnessError
 
 Offsets = Literal["random", "counter"]
+
+
+class SeenConnection(Protocol):
+    """What schedules and faults see of a sender's connection, whatever client it is of.
+
+    Attributes:
+        number: its place among the client's connections, from 1.
+        closed: set, with the reason, when it has ended in any way.
+    """
+
+    number: int
+    closed: asyncio.Future[str]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has ended it yet."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes of messages were handed to the system so far, over all its TCP connections."""
+
+    @property
+    def last_unit_bytes(self) -> int:
+        """The length on the wire of the last WebSocket frame or POST request (with its headers)."""
+
+    @property
+    def poll_pending(self) -> bool:
+        """Whether the next poll is on the wire (over WebSocket there are none: always)."""
+
+    @property
+    def cut(self) -> str:
+        """What a cut has hit, in words."""
 
 
 @dataclass(eq=False)
@@ -23,15 +55,15 @@ class Message:
 
     `attempted` is set when its first attempt has begun, `done` when its sender will do nothing more about it.
     `emitted_on` is the connection of its last attempt, which had sent `bytes_before` until then; `answer_seconds` are
-    the times from an attempt to its acknowledgement, late ones too.
+    the times from an attempt to its acknowledgement, late ones too. `offset` is None until its client has made one.
     """
 
     id: str
     content: str
-    offset: str
+    offset: str | None
     attempts: int = 0
     emissions: int = 0
-    emitted_on: Connection | None = None
+    emitted_on: SeenConnection | None = None
     bytes_before: int = 0
     answer_seconds: list[float] = field(default_factory=list)
     acknowledged: bool = False
@@ -60,7 +92,10 @@ class Author:
 
     Attributes:
         messages: all that were posted, in their order.
+        connect_failures: why each try to connect failed that did.
     """
+
+    connect_failures: list[str]
 
     def __init__(
         self,
@@ -83,6 +118,7 @@ class Author:
         self._bodies = content.Bodies(self._random, dialer.content)
         self._offsets = offsets
         self._patience_seconds = patience_seconds(dialer)
+        self._heard: set[str | None] = set()
 
     def post(self, text: str | None = None) -> Message:
         """Hand over a message and return at once.
@@ -97,8 +133,8 @@ class Author:
         sequence = len(self.messages) + 1
         identity = h.message_id(self._dialer.run, self.name, sequence)
         own = self._bodies.wrap(identity, self._bodies.deal()) if text is None else content.content(identity, text)
-        counted = f"{self._connection_id()}-{sequence - 1}" if self._offsets == "counter" else None
-        message = Message(identity, own, counted or self._offset(identity, self._random))
+        counts = self._offsets == "counter"
+        message = Message(identity, own, self._counted(sequence) if counts else self._offset(identity, self._random))
         self.messages.append(message)
         self._recorder.record(
             h.Invoke(
@@ -139,6 +175,49 @@ class Author:
         """How many of its messages have not settled."""
         return sum(not message.settled for message in self.messages)
 
+    async def idle(self, *, downstream: bool = False) -> SeenConnection:
+        """Wait until nothing of its own travels upstream, so that bytes can be counted from here; or `downstream`.
+
+        The last thing that comes back of a message is the own broadcast; over polling each answer is followed by
+        another poll. A server that does not broadcast to the sender is given one ack timeout to do so.
+
+        Raises:
+            WaitTimeout: it is not connected, or its next poll does not come.
+        """
+        connection = await self.connected(patience_seconds(self._dialer))
+        counted = downstream or self._dialer.transport != "websocket"
+        if counted and self._dialer.protocol.broadcast and self.messages:
+            last = self.messages[-1].id
+            with contextlib.suppress(waiting.WaitTimeout):
+                await waiting.until(
+                    lambda: last in self._heard, awaited="the own broadcast", timeout_seconds=self._ack_timeout_seconds
+                )
+        await waiting.until(
+            lambda: connection.poll_pending or not connection.is_open,
+            awaited=f"the next poll of {self.name}",
+            timeout_seconds=self._ack_timeout_seconds,
+            interval_seconds=0.001,
+        )
+        return connection
+
+    async def left(self, message: Message) -> int:
+        """Wait until the last attempt of a message has left a connection that was idle; returns its bytes so far.
+
+        Raises:
+            WaitTimeout: it does not.
+        """
+
+        def bytes_sent() -> int:
+            return message.emitted_on.bytes_sent - message.bytes_before if message.emitted_on is not None else 0
+
+        return await waiting.until(
+            bytes_sent, awaited=f"{message.id} to leave its sender", timeout_seconds=patience_seconds(self._dialer)
+        )
+
+    @property
+    def _ack_timeout_seconds(self) -> float:
+        return self._dialer.protocol.ack_timeout_seconds
+
     def take(self, message: Message) -> None:
         """Have a message emitted, behind those that were taken before."""
         raise NotImplementedError
@@ -147,7 +226,16 @@ class Author:
         """Wait, without a deadline, until it is connected."""
         raise NotImplementedError
 
-    def _connection_id(self) -> str:
+    async def connected(self, timeout_seconds: float) -> SeenConnection:
+        """Wait until it is connected.
+
+        Raises:
+            WaitTimeout: it was not, by the deadline.
+        """
+        raise NotImplementedError
+
+    def _counted(self, sequence: int) -> str | None:
+        """The offset that the client makes of its connection's id and a counter, where it is known in here."""
         raise NotImplementedError
 
     async def _patiently(self, event: Awaitable[object]) -> None:

@@ -10,9 +10,13 @@ from harness import waiting
 from harness.clients.connection import ConnectFailedError, Connection
 from harness.target import Protocol
 
-# Soon after a cut, seldom while a server starts: what retries would eat is the time that it needs to get ready.
-_FIRST_RECONNECT_DELAY_SECONDS = 0.01
-_LONGEST_RECONNECT_DELAY_SECONDS = 0.08
+TRANSPORTS = {"websocket": ["websocket"], "polling": ["polling"], "upgrade": ["polling", "websocket"]}
+"""The word in a scenario's id -> what a client is told to use, the first of them first."""
+
+RECONNECT_DELAYS_SECONDS = (0.01, 0.08)
+"""The first and the longest: soon after a cut, seldom while a server starts, since what retries would eat is the time
+that it needs to get ready."""
+
 _CONNECT_TIMEOUT_SECONDS = 5.0
 
 
@@ -67,12 +71,15 @@ class Client:
         self.connection: Connection | None = None
         self.connect_failures: list[str] = []
         self._connections = 0
+        self._wanted = asyncio.Event()
+        self._wanted.set()
         self._start(self._stay_connected())
 
     async def _stay_connected(self) -> None:
         record, now = self._recorder.record, self._recorder.now
-        delay_seconds = _FIRST_RECONNECT_DELAY_SECONDS
+        delay_seconds = RECONNECT_DELAYS_SECONDS[0]
         while True:
+            await self._wanted.wait()
             self._connections += 1
             number = self._connections
             try:
@@ -80,12 +87,12 @@ class Client:
             except ConnectFailedError as error:
                 self.connect_failures.append(str(error))
                 record(h.ConnectFailed(time=now(), client=self.name, connection=number, reason=str(error)))
-                delay_seconds = min(2 * delay_seconds, _LONGEST_RECONNECT_DELAY_SECONDS)
+                delay_seconds = min(2 * delay_seconds, RECONNECT_DELAYS_SECONDS[1])
             else:
                 record(h.Connected(time=now(), client=self.name, connection=number))
                 reason = await self._use(connection)
                 record(h.Disconnected(time=now(), client=self.name, connection=number, reason=reason))
-                delay_seconds = _FIRST_RECONNECT_DELAY_SECONDS
+                delay_seconds = RECONNECT_DELAYS_SECONDS[0]
             await waiting.pause(delay_seconds)
 
     async def _connect(self, number: int) -> Connection:
@@ -93,7 +100,7 @@ class Client:
         return await Connection.open(
             number=number,
             port=self._port,
-            transport=self._dialer.transport,
+            transports=TRANSPORTS[self._dialer.transport],
             path=protocol.path,
             namespace=protocol.namespace,
             timeout_seconds=_CONNECT_TIMEOUT_SECONDS,
@@ -132,6 +139,16 @@ class Client:
         return await waiting.within(
             self.online(), awaited=f"{self.name} to be connected", timeout_seconds=timeout_seconds
         )
+
+    def disconnect(self) -> None:
+        """Close its connection and stay away, until `connect`."""
+        self._wanted.clear()
+        if self.connection is not None:
+            self.connection.leave()
+
+    def connect(self) -> None:
+        """Come back after a `disconnect`."""
+        self._wanted.set()
 
     async def close(self) -> None:
         """End its connection and its tasks."""

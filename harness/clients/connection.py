@@ -132,7 +132,7 @@ class Connection:
         *,
         number: int,
         port: int,
-        transport: str,
+        transports: list[str],
         path: str,
         namespace: str,
         timeout_seconds: float,
@@ -144,7 +144,7 @@ class Connection:
         Args:
             number: its place among the client's connections.
             port: of the link.
-            transport: `websocket` or `polling`.
+            transports: `websocket` or `polling`, or polling first and then an upgrade.
             path: where Socket.IO is served, `/socket.io`.
             namespace: the namespace to connect.
             timeout_seconds: for the whole of it.
@@ -159,7 +159,7 @@ class Connection:
             async with asyncio.timeout(timeout_seconds):
                 await self._client.connect(
                     f"http://127.0.0.1:{port}",
-                    transports=[transport],
+                    transports=transports,
                     socketio_path=path,
                     namespaces=[namespace],
                     auth=dict(auth) if auth else None,
@@ -270,6 +270,10 @@ class Connection:
             # The library can lose a namespace without a disconnect: it would refuse everything from now on.
             self._close(str(error))
             raise
+
+    def leave(self) -> None:
+        """Have it end because its user says so."""
+        self._close("the client left")
 
     async def abort(self) -> None:
         """End it now, without a word to the server."""

@@ -1,11 +1,18 @@
 """Receivers: record every broadcast in the order of arrival, and come back with their highest server offset."""
 
+from typing import TYPE_CHECKING
+
 from harness import history as h
 from harness.clients.client import Client, Dialer
 
+if TYPE_CHECKING:
+    from harness.link import ReceiverLink
+
 
 class Receiver(Client):
-    """A client that listens. `messages` are the identities that it has heard so far."""
+    """A client that listens, on a link of its own. `messages` are the identities that it has heard so far."""
+
+    link: "ReceiverLink"
 
     def __init__(self, name: str, port: int, dialer: Dialer) -> None:
         self.messages: set[str] = set()

@@ -1,7 +1,6 @@
 """Senders: an ordered outbox, a policy for emissions without an answer, and a record of every attempt."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
@@ -10,8 +9,7 @@ from socketio.exceptions import BadNamespaceError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from harness import history as h
-from harness import waiting
-from harness.clients.author import Author, Message, Offsets, patience_seconds
+from harness.clients.author import Author, Message, Offsets
 from harness.clients.client import Client, Dialer
 from harness.clients.connection import Connection
 
@@ -60,7 +58,6 @@ class Sender(Client, Author):
         link.sender = self
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
-        self._heard: set[str | None] = set()
         broadcast = dialer.protocol.broadcast
         Client.__init__(self, name, link.port, dialer, handlers={broadcast: self._hear} if broadcast else {})
         if policy != "once":
@@ -74,49 +71,6 @@ class Sender(Client, Author):
             self._start(self._emit_once(message, self.connection))
         else:
             self._outbox.put_nowait(message)
-
-    async def idle(self, *, downstream: bool = False) -> Connection:
-        """Wait until nothing of its own travels upstream, so that bytes can be counted from here; or `downstream`.
-
-        The last thing that comes back of a message is the own broadcast; over polling each answer is followed by
-        another poll. A server that does not broadcast to the sender is given one ack timeout to do so.
-
-        Raises:
-            WaitTimeout: it is not connected, or its next poll does not come.
-        """
-        connection = await self.connected(patience_seconds(self._dialer))
-        counted = downstream or self._dialer.transport == "polling"
-        if counted and self._dialer.protocol.broadcast and self.messages:
-            last = self.messages[-1].id
-            with contextlib.suppress(waiting.WaitTimeout):
-                await waiting.until(
-                    lambda: last in self._heard, awaited="the own broadcast", timeout_seconds=self._ack_timeout_seconds
-                )
-        await waiting.until(
-            lambda: connection.poll_pending or not connection.is_open,
-            awaited=f"the next poll of {self.name}",
-            timeout_seconds=self._ack_timeout_seconds,
-            interval_seconds=0.001,
-        )
-        return connection
-
-    async def left(self, message: Message) -> int:
-        """Wait until the last attempt of a message has left a connection that was idle; returns its bytes so far.
-
-        Raises:
-            WaitTimeout: it does not.
-        """
-
-        def bytes_sent() -> int:
-            return message.emitted_on.bytes_sent - message.bytes_before if message.emitted_on is not None else 0
-
-        return await waiting.until(
-            bytes_sent, awaited=f"{message.id} to leave its sender", timeout_seconds=patience_seconds(self._dialer)
-        )
-
-    @property
-    def _ack_timeout_seconds(self) -> float:
-        return self._dialer.protocol.ack_timeout_seconds
 
     def _hear(self, *arguments: object) -> None:
         text = arguments[0] if arguments else None
@@ -221,6 +175,7 @@ class Sender(Client, Author):
         number = message.attempts
         again = number > 1 and self.policy == "new-offset"
         offset = self._offset(message.id, self._random_again) if again else message.offset
+        assert offset is not None  # one of ours has it from the post on
         record(
             h.Attempt(
                 time=now(),
@@ -242,8 +197,12 @@ class Sender(Client, Author):
         message.emissions += 1
         return True
 
-    def _connection_id(self) -> str:
-        return self.connection.sid if self.connection is not None else "undefined"
+    def offset_at(self, count: int) -> str:
+        """The tutorial's offset of a message before which there were `count`: the connection's id and a counter."""
+        return f"{self.connection.sid if self.connection is not None else 'undefined'}-{count}"
+
+    def _counted(self, sequence: int) -> str:
+        return self.offset_at(sequence - 1)
 
     def _settle(self, message: Message, outcome: Literal["acknowledged", "handed-over", "gave-up"]) -> None:
         message.settled = True

@@ -1,7 +1,4 @@
-"""A sender in a process of its own: `python -m harness.clients.worker`, driven by `ProcessSender`.
-
-It is told what to do on standard input and tells what happens on standard output, a JSON line each; see PROTOCOL.md.
-"""
+"""The harness's own client as a driver: `python -m harness.clients.worker`; see PROTOCOL.md."""
 
 import asyncio
 import os
@@ -13,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from harness import history as h
+from harness.clients import protocol as p
 from harness.clients.author import Message
-from harness.clients.client import Dialer
+from harness.clients.client import TRANSPORTS, Dialer
 from harness.clients.sender import Sender
 from harness.target import Protocol
 
@@ -22,44 +20,13 @@ if TYPE_CHECKING:
     from harness.link import SenderLink
 
 
-class Command(msgspec.Struct, frozen=True, tag_field="command", tag=str.lower):
-    """What a sender is told."""
-
-
-class Start(Command, frozen=True, kw_only=True):
-    """The first command: who it is, where to connect, what to say, how, and the file of its outbox, if it has one."""
-
-    name: str
-    run: str
-    port: int
-    transport: str
-    path: str
-    namespace: str
-    event: str
-    policy: h.Policy
-    ack_timeout_seconds: float
-    outbox: str | None
-    seed: int
-
-
-class Post(Command, frozen=True, kw_only=True):
-    """Emit this message, behind those before it."""
-
-    message: str
-    content: str
-    offset: str
-
-
-class Settled(Command, frozen=True, kw_only=True):
+class Settled(p.Command, frozen=True, kw_only=True):
     """In an outbox: this message is done with."""
 
     message: str
 
 
-_decoder = msgspec.json.Decoder(Start | Post)
-_kept = msgspec.json.Decoder(Post | Settled)
-_encode = msgspec.json.Encoder().encode
-_LONGEST_LINE_BYTES = 2**24
+_kept = msgspec.json.Decoder(p.Post | Settled)
 
 
 class Outbox:
@@ -72,9 +39,9 @@ class Outbox:
         # What follows the last newline was cut by a kill: that message was never emitted.
         self._file.truncate(len(whole + newline))
 
-    def keep(self, command: Post | Settled) -> None:
+    def keep(self, command: p.Post | Settled) -> None:
         """Append, and have it on disk before anything else happens."""
-        self._file.write(_encode(command) + b"\n")
+        self._file.write(p.encode(command) + b"\n")
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -82,28 +49,61 @@ class Outbox:
         self._file.close()
 
 
-def _unsettled(lines: bytes) -> list[Post]:
-    left: dict[str, Post] = {}
+def _unsettled(lines: bytes) -> list[p.Post]:
+    left: dict[str, p.Post] = {}
     for line in filter(None, lines.split(b"\n")):
         command = _kept.decode(line)
-        if isinstance(command, Post):
+        if isinstance(command, p.Post):
             left[command.message] = command
         else:
             left.pop(command.message, None)
     return list(left.values())
 
 
-class _Told(h.Recorder):
+class _Telling(h.Recorder):
     """Tells on standard output what is recorded, and keeps the outbox up to date."""
 
-    def __init__(self, outbox: Outbox | None) -> None:
-        super().__init__(Path("/dev/fd/1"))
-        self._outbox = outbox
+    def __init__(self) -> None:
+        super().__init__(Path("/dev/null"))
+        self.outbox: Outbox | None = None
 
     def record(self, event: h.AnyEvent) -> None:
-        if isinstance(event, h.Settled) and self._outbox is not None:
-            self._outbox.keep(Settled(message=event.message))
-        super().record(event)
+        if isinstance(event, h.Settled) and self.outbox is not None:
+            self.outbox.keep(Settled(message=event.message))
+        told = _told(event)
+        if told is not None:
+            _tell(told)
+
+
+def _told(event: h.AnyEvent) -> p.AnyTold | None:
+    """An event of a history, as a driver tells it."""
+    match event:
+        case h.Connected():
+            return p.Connected(connection=event.connection)
+        case h.ConnectFailed():
+            return p.ConnectFailed(connection=event.connection, reason=event.reason)
+        case h.Disconnected():
+            return p.Disconnected(connection=event.connection, reason=event.reason)
+        case h.Attempt():
+            return p.Attempt(
+                message=event.message, attempt=event.attempt, offset=event.offset, connection=event.connection
+            )
+        case h.Ok():
+            return p.Ok(message=event.message, attempt=event.attempt, late=event.late)
+        case h.Info():
+            return p.Info(message=event.message, attempt=event.attempt, reason=event.reason, timed_out=event.timed_out)
+        case h.Fail():
+            return p.Fail(message=event.message, attempt=event.attempt, reason=event.reason)
+        case h.Settled():
+            return p.Settled(message=event.message, outcome=event.outcome)
+        case _:
+            return None
+
+
+def _tell(told: p.AnyTold) -> None:
+    line = p.encode(told) + b"\n"
+    while line:
+        line = line[os.write(sys.stdout.fileno(), line) :]
 
 
 class _Way:
@@ -114,44 +114,158 @@ class _Way:
         self.sender: Any = None
 
 
+class _Speaker(Sender):
+    """A sender that also listens, where it was told to, and comes back with the offset that it has."""
+
+    def __init__(self, *arguments: Any, receive: p.Receive | None, connections: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._receive = receive
+        self._connections = connections
+        self._server_offset: int | float | str = 0
+        self._shown: set[int | float | str] = set()
+        if receive is not None:
+            self._auth = lambda: {"serverOffset": self._server_offset}
+
+    @property
+    def connections(self) -> int:
+        """How many tries to connect there were."""
+        return self._connections
+
+    def _hear(self, *arguments: object) -> None:
+        super()._hear(*arguments)
+        assert self._receive is not None
+        text, offset = (*arguments, None, None)[:2]
+        server_offset = offset if isinstance(offset, int | float | str) and not isinstance(offset, bool) else None
+        if server_offset is not None and self._receive.style == "hardened":
+            if server_offset in self._shown:
+                return
+            self._shown.add(server_offset)
+        if server_offset is not None:
+            self._server_offset = self._next_offset(server_offset)
+        _tell(p.Received(content=text if isinstance(text, str) else None, server_offset=server_offset))
+
+    def _next_offset(self, offset: int | float | str) -> int | float | str:
+        numbers = isinstance(offset, int | float) and isinstance(self._server_offset, int | float)
+        if self._receive is not None and self._receive.style == "hardened" and numbers:
+            return max(cast("float", offset), cast("float", self._server_offset))
+        return offset
+
+
+class _Page:
+    """What a page of the client has in memory, and does when it is told to."""
+
+    def __init__(self) -> None:
+        self._telling = _Telling()
+        self._receive: p.Receive | None = None
+        self._connect: p.Connect | None = None
+        self._sender: _Speaker | None = None
+        self._messages: dict[str, Message] = {}
+        self._connections = 0
+
+    async def do(self, command: p.AnyCommand) -> bool:
+        """Do what is said; whether to go on."""
+        match command:
+            case p.Receive():
+                self._receive = command
+            case p.Connect() if self._sender is not None:
+                self._sender.connect()
+            case p.Connect():
+                if command.policy.startswith("tutorial"):
+                    raise ValueError(f"the policy {command.policy!r} is not known here")
+                self._connect = command
+                self._open()
+            case p.Post():
+                self._post(command)
+            case p.Disconnect():
+                self._speaking().disconnect()
+            case p.Reload():
+                await self.close()
+                self._open()
+            case p.Stop():
+                return False
+        return True
+
+    def _speaking(self) -> _Speaker:
+        if self._sender is None:
+            raise ValueError("the first command has to be connect")
+        return self._sender
+
+    def _open(self) -> None:
+        start = self._connect
+        if start is None:
+            raise ValueError("the first command has to be connect")
+        self._telling.outbox = Outbox(Path(start.outbox)) if start.outbox is not None else None
+        self._sender = self._speaker(start)
+        for post in self._telling.outbox.unsettled if self._telling.outbox is not None else ():
+            self._take(post)
+
+    def _post(self, post: p.Post) -> None:
+        sender = self._speaking()
+        if post.offset is None:
+            post = msgspec.structs.replace(post, offset=sender.offset_at(len(self._messages)))
+        if self._telling.outbox is not None:
+            self._telling.outbox.keep(post)
+        _tell(p.Invoke(message=post.message, offset=cast("str", post.offset)))
+        self._take(post)
+
+    def _take(self, post: p.Post) -> None:
+        before = self._messages.get(post.message)
+        message = Message(post.message, post.content, post.offset, attempts=before.attempts if before else 0)
+        self._messages[post.message] = message
+        self._speaking().take(message)
+
+    async def close(self) -> None:
+        """Close the connection; what is in memory is gone."""
+        if self._sender is not None:
+            self._connections = self._sender.connections
+            await self._sender.close()
+        if self._telling.outbox is not None:
+            self._telling.outbox.close()
+
+    def _speaker(self, start: p.Connect) -> _Speaker:
+        protocol = Protocol(
+            event=start.event,
+            broadcast=self._receive.broadcast if self._receive is not None else None,
+            namespace=start.namespace,
+            path=start.path,
+            ack_timeout_seconds=start.ack_timeout_seconds,
+        )
+        transport = next(name for name, transports in TRANSPORTS.items() if transports == start.transports)
+
+        def failed(where: str, reason: str) -> None:
+            _tell(p.Error(reason=f"{where}: {reason}"))
+
+        dialer = Dialer(protocol, transport, "plain", start.run, self._telling, failed)
+        return _Speaker(
+            start.name,
+            dialer,
+            cast("SenderLink", _Way(start.port)),
+            policy=start.policy,
+            random_numbers=random.Random(start.seed),
+            receive=self._receive,
+            connections=self._connections,
+        )
+
+
 async def _work() -> None:
-    lines = asyncio.StreamReader(limit=_LONGEST_LINE_BYTES)
+    lines = asyncio.StreamReader(limit=p.LONGEST_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    start = _decoder.decode(await lines.readline())
-    assert isinstance(start, Start)
-    outbox = Outbox(Path(start.outbox)) if start.outbox is not None else None
-    told = _Told(outbox)
-    sender = _sender(start, told)
-    for post in outbox.unsettled if outbox is not None else ():
-        sender.take(Message(post.message, post.content, post.offset))
+    page = _Page()
     while line := await lines.readline():
-        post = cast("Post", _decoder.decode(line))
-        if outbox is not None:
-            outbox.keep(post)
-        sender.take(Message(post.message, post.content, post.offset))
-    await sender.close()
+        if not await page.do(p.decode_command(line)):
+            break
+    await page.close()
 
 
-def _sender(start: Start, told: h.Recorder) -> Sender:
-    protocol = Protocol(
-        event=start.event,
-        namespace=start.namespace,
-        path=start.path,
-        ack_timeout_seconds=start.ack_timeout_seconds,
-    )
-
-    def failed(where: str, reason: str) -> None:
-        told.record(h.Failed(time=told.now(), where=where, reason=reason))
-
-    dialer = Dialer(protocol, start.transport, "plain", start.run, told, failed)
-    return Sender(
-        start.name,
-        dialer,
-        cast("SenderLink", _Way(start.port)),
-        policy=start.policy,
-        random_numbers=random.Random(start.seed),
-    )
+def main() -> int:
+    """Do what standard input says, until it ends; the exit status."""
+    try:
+        asyncio.run(_work())
+    except (msgspec.MsgspecError, ValueError) as error:
+        _tell(p.Error(reason=str(error)))
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    asyncio.run(_work())
+    sys.exit(main())

@@ -1,0 +1,95 @@
+'use strict';
+
+// A Socket.IO chat server that stores every message exactly once and delivers all of them in one order.
+
+const { once } = require('node:events');
+const { createServer } = require('node:http');
+const { setTimeout: sleep } = require('node:timers/promises');
+const { Server } = require('socket.io');
+const { readSwitches, timers } = require('../tutorial-node/switches.js');
+const { Chat, EVENT } = require('./chat.js');
+const { Delivery } = require('./delivery.js');
+const { Storage } = require('./storage.js');
+
+// A larger message ends the connection each time it is sent, and the client would lose it in the end.
+const LARGEST_MESSAGE_BYTES = 10_000_000;
+
+// Only a slow disk or a client that does not answer takes this long.
+const FINISH_WRITES_MS = 2000;
+const FINISH_DELIVERY_MS = 500;
+const CLOSE_MS = 200;
+
+const { options, points } = readSwitches(['without-unique', 'without-acknowledgement']);
+
+async function main() {
+  // A write above a limit on the size of files is then an error, as on a full disk, and not the end of the process.
+  process.on('SIGXFSZ', () => {});
+  const storage = openStorage();
+  const http = createServer();
+  const connections = track(http);
+  // No connection state recovery: the replay from the client's own offset gives all that it lacks, and nothing twice.
+  const io = new Server(http, {
+    ...timers(options['unit-ms']),
+    maxHttpBufferSize: options['max-http-buffer-size'] ?? LARGEST_MESSAGE_BYTES,
+  });
+  const delivery = new Delivery(storage, (socket, { content, id }) => socket.emit(EVENT, content, id));
+  const chat = new Chat(storage, delivery, points, { acknowledges: !options['without-acknowledgement'] });
+  io.on('connection', (socket) => chat.connect(socket));
+  const stop = stopSignal();
+  await listen(http);
+  await stop;
+  http.close();
+  await atMost(FINISH_WRITES_MS, chat.finish());
+  delivery.look();
+  await atMost(FINISH_DELIVERY_MS, delivery.settled());
+  await hangUp(connections);
+  process.exit(0);
+}
+
+function openStorage() {
+  try {
+    return new Storage(options.database, { unique: !options['without-unique'], stored: () => points.stored() });
+  } catch (error) {
+    return fail(`cannot use the database ${options.database}: ${error.message}`);
+  }
+}
+
+function track(http) {
+  const connections = new Set();
+  http.on('connection', (connection) => {
+    connections.add(connection);
+    connection.on('close', () => connections.delete(connection));
+  });
+  return connections;
+}
+
+function stopSignal() {
+  return Promise.race(['SIGTERM', 'SIGINT'].map((signal) => once(process, signal)));
+}
+
+async function listen(http) {
+  http.listen(options.port, '127.0.0.1');
+  await once(http, 'listening').catch((error) => fail(error.message));
+  console.log(`listening on http://127.0.0.1:${http.address().port}`);
+}
+
+// No Socket.IO disconnect and no Engine.IO close: after those some clients do not come back, and this may be a restart.
+// To end a connection sends what waits in it first.
+async function hangUp(connections) {
+  const closed = [...connections].map((connection) => {
+    connection.end();
+    return once(connection, 'close').catch(() => {});
+  });
+  await atMost(CLOSE_MS, Promise.all(closed));
+}
+
+function atMost(milliseconds, promise) {
+  return Promise.race([promise, sleep(milliseconds)]);
+}
+
+function fail(reason) {
+  console.error(reason);
+  process.exit(1);
+}
+
+main();
