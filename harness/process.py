@@ -100,6 +100,11 @@ class ProcessGroup:
         assert self._input is not None
         self._input.write(text)
 
+    def close_input(self) -> None:
+        """End its standard input, once it has read what was written."""
+        assert self._input is not None
+        self._input.close()
+
     def close_pipes(self) -> None:
         """Give back what it was spoken with by; to be called when it has ended and all of its output is read."""
         for pipe in (self._input, self._output):
