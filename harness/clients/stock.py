@@ -398,8 +398,8 @@ class Page:
             return said
         cause: BaseException | None = self._wire.failure
         while cause is not None:
-            if isinstance(cause, OSError) and cause.errno in errno.errorcode:
-                return f"connect {errno.errorcode[cause.errno]} 127.0.0.1:{self.start.port}"
+            if isinstance(cause, OSError) and cause.errno is not None:
+                return f"connect {errno.errorcode.get(cause.errno, cause.errno)} 127.0.0.1:{self.start.port}"
             cause = cause.__cause__ or cause.__context__
         what = root_cause(self._wire.failure)
         return said if what in said else f"{said} ({what})"
