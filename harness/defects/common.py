@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 
@@ -95,7 +95,7 @@ class Bench:
         self._started += 1
         log = self.folder / f"{self._started}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+            process = _start(command, output)
         self._janitor.stdin.write(f"{process.pid}\n")
         self._janitor.stdin.flush()
 
@@ -131,6 +131,10 @@ class Bench:
         """The contents that are stored."""
         with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             return [content for (content,) in database.execute("SELECT content FROM messages ORDER BY id")]
+
+
+def _start(command: list[str], output: BinaryIO) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 
 
 class Toxiproxy:

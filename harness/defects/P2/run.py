@@ -36,9 +36,8 @@ async def schedule(bench: Bench) -> tuple[bool, str]:
         await link.remove("limit_data")
         polls = wire.polls
         await asyncio.sleep(4)  # twice as long as the server waits for a client
-        say(
-            f"4 s later: connected {client.connected}, disconnect events {disconnects}, polls since {wire.polls - polls}"
-        )
+        since = wire.polls - polls
+        say(f"4 s later: connected {client.connected}, disconnect events {disconnects}, polls since {since}")
         await client.emit(CHAT, ("emitted", "offset-3"))
         await client.emit(CHAT, ("emitted again", "offset-4"))
         await other.call(CHAT, ("after", "offset-5"), timeout=5)
