@@ -14,8 +14,7 @@ from common import Bench, main, say
 
 async def schedule(bench: Bench) -> tuple[bool, str]:
     """Two servers, whose intervals differ by a tenth of a second; an idle client on each."""
-    whole = await idle(bench, "1")
-    fraction = await idle(bench, "0.9")
+    whole, fraction = await asyncio.gather(idle(bench, "1"), idle(bench, "0.9"))
     zero = fraction[0] == 0 and fraction[1] > 0
     seen = f"interval 1 s: {whole[0]} ms advertised, {whole[1]} disconnects; 0.9 s: {fraction[0]} ms, {fraction[1]}"
     return whole == (1000, 0) and zero, seen

@@ -29,7 +29,7 @@ async def burst(bench: Bench, port: int, count: int) -> int:
     for number in range(count):
         message = (f"{number + 1} of {count}", f"offset-{number + 1}-of-{count}")
         await client.emit(CHAT, message, callback=lambda *_: acknowledged.append(True))
-    await asyncio.sleep(2)
+    await asyncio.sleep(1.5)
     rows = len([content for content in bench.rows() if content.endswith(f"of {count}")])
     told = f"{len(acknowledged)} acknowledgements, connected {client.connected}, disconnect events {disconnects}"
     say(f"{count} emits returned normally: {rows} rows, {told}")
