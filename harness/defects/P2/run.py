@@ -53,4 +53,4 @@ async def schedule(bench: Bench) -> tuple[bool, str]:
 
 
 if __name__ == "__main__":
-    main(schedule, title=__doc__, seconds=14)
+    main(schedule, title=__doc__, seconds=30)

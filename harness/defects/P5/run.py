@@ -39,4 +39,4 @@ async def idle(bench: Bench, ping_interval: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main(schedule, title=__doc__, seconds=14)
+    main(schedule, title=__doc__, seconds=30)

@@ -33,4 +33,4 @@ async def seconds_to_disconnect(port: int, transport: str) -> float:
 
 
 if __name__ == "__main__":
-    main(schedule, title=__doc__, seconds=14)
+    main(schedule, title=__doc__, seconds=30)

@@ -37,4 +37,4 @@ async def burst(bench: Bench, port: int, count: int) -> int:
 
 
 if __name__ == "__main__":
-    main(schedule, title=__doc__, seconds=14)
+    main(schedule, title=__doc__, seconds=30)
