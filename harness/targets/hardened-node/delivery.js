@@ -12,7 +12,7 @@ const { complain } = require('./log.js');
 const READ_AGAIN_MS = 200;
 // A client that takes its packets slowly must not have the whole table wait for it in memory.
 const MOST_PACKETS_WAITING = 1000;
-const ROOM_AGAIN_MS = 20;
+const ROOM_AGAIN_MS = 10;
 
 /** Follows the table and keeps every connection supplied. */
 class Delivery {
@@ -49,9 +49,13 @@ class Delivery {
     for (const supply of this.#supplies.values()) this.#queue(supply);
   }
 
-  /** Resolves when every connection has been sent what was in the table. */
+  /** Resolves when every connection has taken what was in the table, and all else that was sent to it. */
   async settled() {
-    await Promise.all([...this.#supplies.values()].map((supply) => supply.passes));
+    const taken = [...this.#supplies.values()].map(async (supply) => {
+      await supply.passes;
+      await room(supply.socket.conn, 0);
+    });
+    await Promise.all(taken);
   }
 
   /** A pass that has not begun will see the new rows too. */
@@ -71,7 +75,7 @@ class Delivery {
       await supply.delayed;
       for (const row of rows) this.#send(supply.socket, row);
       supply.cursor = rows.at(-1).id;
-      await room(supply.socket.conn);
+      await room(supply.socket.conn, MOST_PACKETS_WAITING);
     }
   }
 
@@ -89,8 +93,8 @@ class Delivery {
   }
 }
 
-async function room(connection) {
-  while (connection.readyState === 'open' && connection.writeBuffer.length > MOST_PACKETS_WAITING) {
+async function room(connection, mostPackets) {
+  while (connection.readyState === 'open' && connection.writeBuffer.length > mostPackets) {
     await sleep(ROOM_AGAIN_MS);
   }
 }
