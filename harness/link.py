@@ -1,6 +1,7 @@
 """One proxied link between a client and the server, and what can happen to it."""
 
 import asyncio
+import itertools
 from typing import Literal
 
 from harness import waiting
@@ -183,9 +184,10 @@ class SenderLink(Link):
             await self.hold("upstream")
             message = yield None
             await self.sender.left(message)
-            await self.restore()
+            await self.close()
             await self._closed(connection)
             await self._require_unstored(message)
+            await self.restore()
             for _ in range(times - 1):
                 connection = await self.sender.connected(self._patience_seconds)
                 await self.restore()
@@ -377,10 +379,16 @@ class ReceiverLink(Link):
         try:
             await self.close()
             yield None
-            before = len(self.receiver.connect_failures)
+            receiver = self.receiver
+            failures, endings = len(receiver.connect_failures), len(receiver.endings)
             await self.restore(_limit(count, "downstream"))
+
+            def cut() -> str | None:
+                others = (reason for reason in receiver.connect_failures[failures:] if not _is_refusal(reason))
+                return next(itertools.chain(others, receiver.endings[endings:]), None)
+
             reason = await waiting.until(
-                lambda: next((r for r in self.receiver.connect_failures[before:] if not _is_refusal(r)), None),
+                cut,
                 awaited=f"{self.receiver.name} to be cut on its way back",
                 timeout_seconds=self._patience_seconds,
             )

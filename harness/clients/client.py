@@ -49,6 +49,7 @@ class Client:
     Attributes:
         connection: the one that is open, if one is.
         connect_failures: why each try to connect failed that did.
+        endings: why each connection ended that did.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Client:
         self._tasks: set[asyncio.Task[None]] = set()
         self.connection: Connection | None = None
         self.connect_failures: list[str] = []
+        self.endings: list[str] = []
         self._connections = 0
         self._wanted = asyncio.Event()
         self._wanted.set()
@@ -91,6 +93,7 @@ class Client:
             else:
                 record(h.Connected(time=now(), client=self.name, connection=number))
                 reason = await self._use(connection)
+                self.endings.append(reason)
                 record(h.Disconnected(time=now(), client=self.name, connection=number, reason=reason))
                 delay_seconds = RECONNECT_DELAYS_SECONDS[0]
             await waiting.pause(delay_seconds)

@@ -78,6 +78,7 @@ class Driver:
     Attributes:
         connection: the one that is open, if one is.
         connect_failures: why each try to connect failed that did.
+        endings: why each connection ended that did.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Driver:
         self.title = f"the client of {name}"
         self.connection: DriverConnection | None = None
         self.connect_failures: list[str] = []
+        self.endings: list[str] = []
         self._dialer = dialer
         self._recorder = dialer.recorder
         self._port = port
@@ -264,6 +266,7 @@ class Driver:
                 time=self._recorder.now(), client=self.name, connection=connection.number, reason=reason
             )
             self._recorder.record(event)
+            self.endings.append(reason)
             connection.closed.set_result(reason)
 
     def number_of(self, connection: int) -> int:
@@ -544,7 +547,7 @@ class DriverReceiver:
         self._driver = Driver(name, dialer, port, program, policy="persistent", style=style, seed=0, hear=self._receive)
         self._recorder.record(h.Receiving(time=self._recorder.now(), receiver=name))
 
-        self.connect_failures = self._driver.connect_failures
+        self.connect_failures, self.endings = self._driver.connect_failures, self._driver.endings
 
     async def start(self) -> None:
         """Start the program.
@@ -557,6 +560,10 @@ class DriverReceiver:
     async def close(self) -> None:
         """Kill the program."""
         await self._driver.close()
+
+    async def online(self) -> DriverConnection:
+        """Wait, without a deadline, until it is connected."""
+        return await self._driver.online()
 
     async def connected(self, timeout_seconds: float) -> DriverConnection:
         """Wait until it is connected.

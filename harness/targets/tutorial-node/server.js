@@ -14,6 +14,8 @@ const { options, points } = readSwitches(['without-unique', 'without-acknowledge
 
 async function openDatabase() {
   const db = await open({ filename: options.database, driver: sqlite3.Database });
+  // One unit: by default that is the 1 s which the package has anyway.
+  db.configure('busyTimeout', options['unit-ms']);
   const unique = options['without-unique'] ? '' : 'UNIQUE';
   await db.exec(`CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -43,12 +45,12 @@ async function main() {
       let result;
       try {
         result = await db.run('INSERT INTO messages (content, client_offset) VALUES (?, ?)', content, clientOffset);
+        points.stored();
       } catch (error) {
         // Stored by an earlier attempt. About any other error the client hears nothing, and tries again.
         if (error.errno === SQLITE_CONSTRAINT) acknowledge();
         return;
       }
-      points.stored();
       await points.message('after-insert', clientOffset);
       io.emit('chat message', content, result.lastID);
       acknowledge();

@@ -1,12 +1,12 @@
 'use strict';
 
-// What a test may switch: options on the command line, delay and crash points in the environment.
+// What a test may switch: options on the command line; delay, crash and error points in the environment.
 
 const { setTimeout: sleep } = require('node:timers/promises');
 const { parseArgs } = require('node:util');
 
 const DELAY = /^(before-insert|before-replay|after-insert):([1-9]\d{0,8}):(\d{1,8})$/;
-const CRASH = /^after-insert:([1-9]\d{0,8})$/;
+const AFTER_INSERT = /^after-insert:([1-9]\d{0,8})$/;
 
 class UsageError extends Error {}
 
@@ -18,7 +18,7 @@ class UsageError extends Error {}
  */
 function readSwitches(switches) {
   try {
-    return { options: readOptions(switches), points: new Points(process.env.CHAT_DELAY, process.env.CHAT_CRASH) };
+    return { options: readOptions(switches), points: new Points(process.env) };
   } catch (error) {
     if (!(error instanceof UsageError)) throw error;
     console.error(error.message);
@@ -69,20 +69,23 @@ function timers(unit) {
   return { pingInterval: 25 * unit, pingTimeout: 20 * unit, upgradeTimeout: 10 * unit, connectTimeout: 45 * unit };
 }
 
-/** Where this process delays one message or connection, or kills itself. Without a setting, nowhere. */
+/** Where this process delays one message or connection, kills itself or takes an error. Without a setting, nowhere. */
 class Points {
-  #delay = {};
+  #delays = new Map();
   #crash;
+  #error;
   #offsets = new Map();
   #connections = 0;
   #stored = 0;
 
-  constructor(delay, crash) {
-    if (delay) {
+  /** @param {{CHAT_DELAY?: string, CHAT_CRASH?: string, CHAT_ERROR?: string}} settings several delays have commas */
+  constructor({ CHAT_DELAY: delays, CHAT_CRASH: crash, CHAT_ERROR: error }) {
+    for (const delay of delays?.split(',') ?? []) {
       const [, point, nth, milliseconds] = match('CHAT_DELAY', delay, DELAY, 'POINT:MESSAGE:MILLISECONDS');
-      this.#delay = { point, nth: Number(nth), milliseconds: Number(milliseconds) };
+      this.#delays.set(point, { nth: Number(nth), milliseconds: Number(milliseconds) });
     }
-    if (crash) this.#crash = Number(match('CHAT_CRASH', crash, CRASH, 'after-insert:N')[1]);
+    if (crash) this.#crash = Number(match('CHAT_CRASH', crash, AFTER_INSERT, 'after-insert:N')[1]);
+    if (error) this.#error = Number(match('CHAT_ERROR', error, AFTER_INSERT, 'after-insert:N')[1]);
   }
 
   /**
@@ -93,25 +96,31 @@ class Points {
    * @param {unknown} offset of the message
    */
   message(point, offset) {
-    if (point !== this.#delay.point) return undefined;
+    if (!this.#delays.has(point)) return undefined;
     if (!this.#offsets.has(offset)) this.#offsets.set(offset, this.#offsets.size + 1);
-    return this.#wait(this.#offsets.get(offset));
+    return this.#wait(point, this.#offsets.get(offset));
   }
 
   /** To be called for every connection, and awaited between reading its rows and sending them. */
   replay() {
     this.#connections += 1;
-    return this.#delay.point === 'before-replay' ? this.#wait(this.#connections) : undefined;
+    return this.#wait('before-replay', this.#connections);
   }
 
-  /** To be called right after every INSERT that stored something. */
+  /**
+   * To be called right after every INSERT that stored something.
+   *
+   * @throws as a database does that has stored a row and cannot say so: its unlock failed, or its connection was cut
+   */
   stored() {
     this.#stored += 1;
     if (this.#stored === this.#crash) process.kill(process.pid, 'SIGKILL');
+    if (this.#stored === this.#error) throw Object.assign(new Error('SQLITE_IOERR: disk I/O error'), { errno: 10 });
   }
 
-  #wait(nth) {
-    return nth === this.#delay.nth ? sleep(this.#delay.milliseconds) : undefined;
+  #wait(point, nth) {
+    const delay = this.#delays.get(point);
+    return nth === delay?.nth ? sleep(delay.milliseconds) : undefined;
   }
 }
 
