@@ -284,16 +284,17 @@ class Page:
         self._client.on("connect", self._on_connect, namespace=start.namespace)
         self._client.on("connect_error", self._on_connect_error, namespace=start.namespace)
         self._client.on("disconnect", self._on_disconnect, namespace=start.namespace)
-        self._work: asyncio.Task[None] | None = None
+        self._dialing: asyncio.Task[None] | None = None
+        self._hanging_up: asyncio.Task[None] | None = None
 
     # -- commands
 
     def open(self) -> None:
         """Connect, after what is still being closed, and send what the outbox has."""
-        fresh = self._work is None
+        fresh = self._dialing is None
         if self.receive is not None:
             self._client.on(self.receive.broadcast, self._on_broadcast, namespace=self.start.namespace)
-        self._work = self._spawn(self._connect(self._work))
+        self._dialing = self._spawn(self._connect(self._hanging_up))
         for post in self._outbox.unsettled() if fresh and self._outbox is not None else ():
             self._send(post, str(post.offset))
 
@@ -310,12 +311,15 @@ class Page:
 
     def close(self) -> None:
         """Disconnect as the library does, however long that takes."""
-        self._work = self._spawn(self._disconnect(self._work))
+        if not self._client.connected and self._dialing is not None:
+            self._dialing.cancel()  # it may be in the tries of the first connect
+        if self._hanging_up is None or self._hanging_up.done():
+            self._hanging_up = self._spawn(self._disconnect())
 
     async def closed(self, timeout_seconds: float) -> None:
         """Wait until it is disconnected, but not longer than this."""
-        if self._work is not None:
-            await asyncio.wait((self._work,), timeout=timeout_seconds)
+        if self._hanging_up is not None:
+            await asyncio.wait((self._hanging_up,), timeout=timeout_seconds)
 
     async def vanish(self) -> None:
         """End as a page or a program does: nothing is said to the server, the system closes the sockets."""
@@ -349,10 +353,8 @@ class Page:
         except Exception as error:  # also what the library lets through by mistake, where its user would see it too
             self._on_connect_error(str(error) or repr(error))
 
-    async def _disconnect(self, before: asyncio.Task[None] | None) -> None:
+    async def _disconnect(self) -> None:
         connected, self._closing = self._client.connected, True
-        if not connected and before is not None:
-            before.cancel()  # it may be in the tries of the first connect
         await _forgiving(self._client.shutdown())
         self._closing = False
         if connected:

@@ -182,6 +182,7 @@ class Onlooker:
         handshakes: how many GETs without a session were sent.
         handshake: the bytes of the last answer to one.
         posts: the statuses of the answers to POSTs.
+        waiting: how many wait to be let through.
         upgrade_bytes: what went upstream on a connection up to the end of its request for an upgrade.
     """
 
@@ -192,6 +193,8 @@ class Onlooker:
         self.handshakes = 0
         self.handshake = (0, 0)
         self.posts: list[int] = []
+        self._turnstile: asyncio.Semaphore | None = None
+        self.waiting = 0
         self.upgrade_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -202,6 +205,10 @@ class Onlooker:
         self = cls()
 
         async def pair(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self._turnstile is not None:
+                self.waiting += 1
+                await self._turnstile.acquire()
+                self.waiting -= 1
             there = await asyncio.open_connection("127.0.0.1", port)
             exchange = _Exchange()
             for work in (
@@ -219,6 +226,17 @@ class Onlooker:
             server.close()
             for task in self._tasks:
                 task.cancel()
+
+    def let_in_one(self) -> None:
+        """Let the next connection through, and have others wait."""
+        self._turnstile = asyncio.Semaphore(1)
+
+    def let_in_all(self) -> None:
+        """Let those through that wait, and all that come."""
+        turnstile, self._turnstile = self._turnstile, None
+        if turnstile is not None:
+            for _ in range(self.waiting):
+                turnstile.release()
 
     async def _pass(
         self,

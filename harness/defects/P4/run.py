@@ -30,11 +30,12 @@ async def schedule(bench: Bench) -> tuple[bool, str]:
         # The probe is a frame of 12 bytes. The digits of the time in the requests' URLs can be one or two fewer.
         say(f"up to the end of the request for the upgrade a client sends {before} bytes; it is cut after {before + 5}")
         await link.add("limit_data", "upstream", bytes=before + 5)
+        wire.let_in_one()  # the connections after it are to be whole
         # With `wait=True` the Python client gives up after a second; the server does the same to one that does not.
         await client.connect(f"http://127.0.0.1:{link.port}", wait=False)
-        polls = wire.polls
-        await until(lambda: wire.polls > polls, "the first poll after the upgrade has failed")
+        await until(lambda: wire.waiting, "the connection of the first poll after the upgrade has failed")
         await link.remove("limit_data")
+        wire.let_in_all()
         polls, began = wire.polls, time.monotonic()
         await other.call(CHAT, ("for everybody", "offset-1"), timeout=5)
         await asyncio.sleep(3)
