@@ -16,78 +16,26 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import msgspec
 import socketio
 from socketio.exceptions import BadNamespaceError
 
+from harness.clients import protocol as p
 from harness.errors import root_cause
 
 _STOP_SECONDS = 1.0
-_LONGEST_LINE_BYTES = 2**24
 
 
-# --- what it is told --------------------------------------------------------------------------------------------
-
-
-class Command(msgspec.Struct, frozen=True, tag_field="command", tag=str.lower):
-    """What a driver is told."""
-
-
-class Connect(Command, frozen=True, kw_only=True):
-    """Who it is, where to connect and how to send."""
-
-    name: str
-    run: str
-    port: int
-    transports: list[str]
-    path: str
-    namespace: str
-    event: str
-    policy: str
-    ack_timeout_seconds: float
-    reconnect_delay_seconds: tuple[float, float]
-    outbox: str | None
-    seed: int
-
-
-class Receive(Command, frozen=True, kw_only=True):
-    """Listen to this event."""
-
-    broadcast: str
-    style: Literal["tutorial", "hardened"]
-
-
-class Post(Command, frozen=True, kw_only=True):
-    """Emit this message."""
-
-    message: str
-    content: str
-    offset: str | None
-
-
-class Disconnect(Command, frozen=True):
-    """Close the connection and stay away."""
-
-
-class Reload(Command, frozen=True):
-    """Forget everything and connect with a new client."""
-
-
-class Stop(Command, frozen=True):
-    """Close the connection and exit."""
-
-
-class Settled(Command, frozen=True, kw_only=True):
+class Settled(p.Command, frozen=True, kw_only=True):
     """In an outbox: this message is done with."""
 
     message: str
 
 
-_decoder = msgspec.json.Decoder(Connect | Receive | Post | Disconnect | Reload | Stop)
-_kept = msgspec.json.Decoder(Post | Settled)
+_kept = msgspec.json.Decoder(p.Post | Settled)
 _encode = msgspec.json.encode
 
 
@@ -229,18 +177,18 @@ class Outbox:
         whole, newline, _ = path.read_bytes().rpartition(b"\n")
         self._file.truncate(len(whole + newline))  # the rest was cut by a kill
 
-    def unsettled(self) -> list[Post]:
+    def unsettled(self) -> list[p.Post]:
         """What is left in it."""
-        left: dict[str, Post] = {}
+        left: dict[str, p.Post] = {}
         for line in filter(None, self._path.read_bytes().split(b"\n")):
             command = _kept.decode(line)
-            if isinstance(command, Post):
+            if isinstance(command, p.Post):
                 left[command.message] = command
             else:
                 left.pop(command.message, None)
         return list(left.values())
 
-    def keep(self, command: Post | Settled) -> None:
+    def keep(self, command: p.Post | Settled) -> None:
         """Append, and have it on disk before anything else happens."""
         self._file.write(_encode(command) + b"\n")
         os.fsync(self._file.fileno())
@@ -256,7 +204,7 @@ class Page:
         attempts: of each message before.
     """
 
-    def __init__(self, start: Connect, receive: Receive | None, tries: int, attempts: dict[str, int]) -> None:
+    def __init__(self, start: p.Connect, receive: p.Receive | None, tries: int, attempts: dict[str, int]) -> None:
         self.start = start
         self.receive = receive
         self.tries = tries
@@ -298,7 +246,7 @@ class Page:
         for post in self._outbox.unsettled() if fresh and self._outbox is not None else ():
             self._send(post, str(post.offset))
 
-    def post(self, post: Post) -> None:
+    def post(self, post: p.Post) -> None:
         """Hand a message to the client."""
         offset = post.offset
         if offset is None:
@@ -436,19 +384,19 @@ class Page:
 
     # -- messages
 
-    def _send(self, post: Post, offset: str) -> None:
+    def _send(self, post: p.Post, offset: str) -> None:
         if self.start.policy == "resend":
             self._spawn(self._resend(post, offset))
             return
         self._settle(post, "handed-over")
         self._spawn(self._call(post, offset) if self.start.policy == "once" else self._emit(post, offset, None))
 
-    def _settle(self, post: Post, outcome: str) -> None:
+    def _settle(self, post: p.Post, outcome: str) -> None:
         if self._outbox is not None:
             self._outbox.keep(Settled(message=post.message))
         tell("settled", message=post.message, outcome=outcome)
 
-    async def _resend(self, post: Post, offset: str) -> None:
+    async def _resend(self, post: p.Post, offset: str) -> None:
         while True:
             await self._connected.wait()
             if await self._call(post, offset):
@@ -457,7 +405,7 @@ class Page:
             if self._connected.is_set() and self._client.get_sid(self.start.namespace) is None:
                 await asyncio.sleep(self.start.ack_timeout_seconds)  # a namespace that was lost without a word
 
-    async def _call(self, post: Post, offset: str) -> bool:
+    async def _call(self, post: p.Post, offset: str) -> bool:
         """What the library's `call` does, whose timeout goes on after a disconnect too; and hear late answers."""
         answered = asyncio.Event()
         over = False
@@ -479,7 +427,7 @@ class Page:
             return False
         return True
 
-    async def _emit(self, post: Post, offset: str, callback: Callable[..., None] | None) -> bool:
+    async def _emit(self, post: p.Post, offset: str, callback: Callable[..., None] | None) -> bool:
         """Begin an attempt; whether the library took it. Nothing suspends in here: the order is that of the posts."""
         attempt = self.attempts[post.message] = self.attempts.get(post.message, 0) + 1
         start = self.start
@@ -517,34 +465,34 @@ class Driver:
 
     def __init__(self) -> None:
         self._page: Page | None = None
-        self._receive: Receive | None = None
+        self._receive: p.Receive | None = None
 
-    async def do(self, command: Command) -> None:
+    async def do(self, command: p.AnyCommand) -> None:
         """Carry out a command other than `stop`."""
         page = self._page
         match command:
-            case Receive():
+            case p.Receive():
                 self._receive = command
-            case Connect() if command.policy not in _POLICIES:
+            case p.Connect() if command.policy not in _POLICIES:
                 tell("error", reason=f"{command.policy!r} is no policy of this client, only {', '.join(_POLICIES)}")
-            case Connect():
+            case p.Connect():
                 if page is None:
                     page = self._page = Page(command, self._receive, 0, {})
                 page.start, page.receive = command, self._receive
                 page.open()
             case _ if page is None:
                 tell("error", reason=f"{type(command).__name__.lower()} before a connect")
-            case Post():
+            case p.Post():
                 page.post(command)
-            case Disconnect():
+            case p.Disconnect():
                 page.close()
-            case Reload():
+            case p.Reload():
                 await page.vanish()
                 self._page = Page(page.start, self._receive, page.tries, page.attempts)
                 self._page.open()
 
     async def stop(self) -> None:
-        """Disconnect, and wait no longer than a second for it: over polling the library can need half a minute."""
+        """p.Disconnect, and wait no longer than a second for it: over polling the library can need half a minute."""
         if self._page is not None:
             self._page.close()
             await self._page.closed(_STOP_SECONDS)
@@ -555,15 +503,15 @@ async def drive(lines: asyncio.StreamReader) -> None:
     """Carry out the commands until `stop`, or until there are no more."""
     driver = Driver()
     while line := await lines.readline():
-        command = _decoder.decode(line)
-        if isinstance(command, Stop):
+        command = p.decode_command(line)
+        if isinstance(command, p.Stop):
             break
         await driver.do(command)
     await driver.stop()
 
 
 async def _main() -> None:
-    lines = asyncio.StreamReader(limit=_LONGEST_LINE_BYTES)
+    lines = asyncio.StreamReader(limit=p.LONGEST_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     try:
         await drive(lines)
