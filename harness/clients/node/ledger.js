@@ -4,11 +4,10 @@
 
 const { tell } = require("./told.js");
 
-/** One message, and its attempts that have neither an answer nor another end; `attempts` counts all of them. */
+/** One message; `attempts` counts them. */
 class Message {
   attempts = 0;
   settled = false;
-  open = new Set();
 
   constructor(id, content, offset) {
     Object.assign(this, { id, content, offset });
@@ -21,6 +20,8 @@ class Ledger {
   #ackTimeoutMs;
   #messages = new Map();
   #byArguments = new Map();
+  // The attempts that have neither an answer nor another end, the oldest first.
+  #underWay = new Set();
 
   /** Called with each message that is settled. */
   onSettled = () => {};
@@ -58,7 +59,7 @@ class Ledger {
     const attempt = { message, number: ++message.attempts, connection, acknowledged: false, fresh: true };
     tell({ event: "attempt", message: message.id, attempt: attempt.number, offset, connection });
     if (asks) {
-      message.open.add(attempt);
+      this.#underWay.add(attempt);
       process.nextTick(() => (attempt.fresh = false));
       if (this.#policy.timed) {
         // Nobody is told of the last ack timeout in a queue. This timer runs right behind that of the client, which
@@ -76,7 +77,7 @@ class Ledger {
     }
     attempt.acknowledged = true;
     const { message } = attempt;
-    const late = !message.open.delete(attempt);
+    const late = !this.#underWay.delete(attempt);
     tell({ event: "ok", message: message.id, attempt: attempt.number, late });
     if (this.#policy.silent && !late) {
       this.settle(message, "acknowledged");
@@ -87,18 +88,18 @@ class Ledger {
   unanswered(message, error) {
     const timedOut = error?.message === "operation has timed out";
     const reason = timedOut ? this.#noAnswer() : `${error?.message ?? error}`;
-    for (const attempt of message.open) {
-      this.#end(attempt, reason, timedOut);
+    for (const attempt of this.#underWay) {
+      if (attempt.message === message) {
+        this.#end(attempt, reason, timedOut);
+      }
     }
   }
 
   /** A connection ended, and with it every attempt on it. */
   lost(connection, reason) {
-    for (const message of this.#messages.values()) {
-      for (const attempt of message.open) {
-        if (attempt.connection === connection) {
-          this.#end(attempt, reason, false);
-        }
+    for (const attempt of this.#underWay) {
+      if (attempt.connection === connection) {
+        this.#end(attempt, reason, false);
       }
     }
   }
@@ -124,12 +125,16 @@ class Ledger {
    * sends the head again then, or the next message. Not so for what it sends twice in one go, when it connects.
    */
   #passed(next) {
-    const before = this.#policy.queued ? [...this.#messages.values()] : [next];
-    for (const message of before) {
-      const oldest = [...message.open].find((attempt) => !attempt.fresh);
-      if (oldest !== undefined && (message === next || !message.settled)) {
-        this.#end(oldest, this.#noAnswer(), true);
+    const passed = new Map();
+    for (const attempt of this.#underWay) {
+      const { message, fresh } = attempt;
+      const shown = message === next || (this.#policy.queued && !message.settled);
+      if (shown && !fresh && !passed.has(message)) {
+        passed.set(message, attempt);
       }
+    }
+    for (const attempt of passed.values()) {
+      this.#end(attempt, this.#noAnswer(), true);
     }
   }
 
@@ -139,7 +144,7 @@ class Ledger {
 
   #end(attempt, reason, timedOut) {
     const { message, number } = attempt;
-    if (message.open.delete(attempt)) {
+    if (this.#underWay.delete(attempt)) {
       tell({ event: "info", message: message.id, attempt: number, reason, timed_out: timedOut });
     }
   }
