@@ -93,8 +93,8 @@ async def _whole_run() -> None:
         await (await running.sender("alice")).send("hello")
 
     declared = scenario.Scenario(schedule, "bench", (), {"": {}})
-    case = next(scenario.cases(declared))
-    run = scenario.Run("null", None, "persistent", None, {})
+    case = next(scenario.cases(declared, ["python"], [described]))
+    run = scenario.Run("null", None, "persistent", None, {}, "python", described)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         toxiproxy = await Toxiproxy.start(locate(), folder / "toxiproxy.log")
@@ -104,7 +104,7 @@ async def _whole_run() -> None:
             async def harness() -> None:
                 place = folder / str(next(numbers))
                 place.mkdir()
-                await system.perform(case, run, described, toxiproxy, place, seed=0)
+                await system.perform(case, run, toxiproxy, place, seed=0)
 
             async def floor() -> None:
                 await _bare(folder / f"{next(numbers)}.db")
