@@ -28,9 +28,11 @@ const LOCKER = `
 /** The schedule could not be carried out, so nothing can be said about the defect. */
 class CannotTell extends Error {}
 
-/** Prints an observation with the seconds since the beginning. */
+let isOver = false;
+
+/** Prints an observation with the seconds since the beginning, until all is over. */
 function say(text) {
-  console.log(`${(performance.now() / 1000).toFixed(2).padStart(6)}  ${text}`);
+  if (!isOver) console.log(`${(performance.now() / 1000).toFixed(2).padStart(6)}  ${text}`);
 }
 
 /** Waits until something is true, and throws when it is not within these seconds. */
@@ -200,6 +202,7 @@ async function main(schedule, { seconds = 30, words = ['reproduced', 'not reprod
   const { values } = parseArgs({ options: { toxiproxy: { type: 'string', default: 'toxiproxy-server' } } });
   const bench = new Bench(values.toxiproxy);
   const finish = async (shown, seen) => {
+    isOver = true;
     await bench.close();
     console.log(`${words[shown ? 0 : 1]}: ${seen}`);
     process.exit(shown ? 0 : 1);
