@@ -39,10 +39,7 @@ async function schedule(bench) {
     const lost = acknowledged.filter((content) => !rows.some((row) => row.content === content));
     say(`try ${number}: ${rows.length} rows of ${acknowledged.length} acknowledged messages; lost: ${lost.join(', ') || 'none'}`);
     if (lost.length > 0) {
-      for (const content of lost) {
-        const other = rows.find(({ id }) => id === received.get(content))?.content;
-        say(`"${content}" was acknowledged, broadcast with id ${received.get(content)}, and is no row; that id is now "${other}"`);
-      }
+      for (const content of lost) say(`"${content}" was acknowledged, broadcast with id ${received.get(content)}, and is no row`);
       return [true, `in try ${number}, acknowledged and not in the table: ${lost.join(', ')}`];
     }
   }
