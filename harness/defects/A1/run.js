@@ -21,7 +21,7 @@ async function schedule(bench) {
   let sends = 0;
   let cuts = 0;
   alice.onAnyOutgoing((_event, content) => {
-    if (content === long) say(`message 2 is sent for the ${++sends}. time`);
+    if (content === long) say(`message 2, try ${++sends}`);
     else say(`message ${content} is sent`);
   });
   alice.on('disconnect', (reason) => say(`cut ${++cuts}: ${reason}`));
@@ -37,7 +37,7 @@ async function schedule(bench) {
   await until(async () => (await bench.stored()).includes('3'), 'message 3', 10);
 
   const stored = await bench.stored();
-  return [stored.join() === '1,3', `sent 1, 2, 3 (2 for ${sends} times); stored ${stored.join(', ')}`];
+  return [stored.join() === '1,3', `sent 1, 2, 3 (2 in ${sends} tries); stored ${stored.join(', ')}`];
 }
 
 main(schedule);

@@ -10,7 +10,7 @@ async function schedule(bench) {
 
   const alice = io(server.url, { transports: ['websocket'], auth: { serverOffset: 0 }, retries: 3 });
   let sends = 0;
-  alice.onAnyOutgoing(() => say(`the message is sent for the ${++sends}. time`));
+  alice.onAnyOutgoing(() => say(`the message, try ${++sends}`));
   const told = await new Promise((resolve) => {
     // The server acknowledges as the tutorial's does: `callback()`.
     alice.once('connect', () => alice.emit('chat message', '1', `${alice.id}-0`, (...args) => resolve(args)));

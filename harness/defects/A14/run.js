@@ -19,7 +19,7 @@ async function schedule(bench) {
   let sends = 0;
   let disconnects = 0;
   alice.onAnyOutgoing((_event, content) => {
-    if (content === large) say(`message 2 is sent for the ${++sends}. time`);
+    if (content === large) say(`message 2, try ${++sends}`);
     else say(`message ${content} is sent`);
   });
   alice.on('disconnect', (reason) => say(`disconnect ${++disconnects}: ${reason}`));
@@ -33,7 +33,7 @@ async function schedule(bench) {
   const stored = await bench.stored();
   return [
     sends === 4 && disconnects === 4 && stored.join() === '1,3',
-    `sent 1, 2, 3 (2 for ${sends} times, with ${disconnects} disconnects); stored ${stored.join(', ')}`,
+    `sent 1, 2, 3 (2 in ${sends} tries, with ${disconnects} disconnects); stored ${stored.join(', ')}`,
   ];
 }
 

@@ -22,7 +22,7 @@ async function schedule(bench) {
 
   // Looking on.
   let sends = 0;
-  alice.onAnyOutgoing((_event, content) => content === '2' && say(`message 2 is sent for the ${++sends}. time`));
+  alice.onAnyOutgoing((_event, content) => content === '2' && say(`message 2, try ${++sends}`));
 
   send('1');
   await until(() => told.length === 1, 'message 1');
@@ -39,7 +39,7 @@ async function schedule(bench) {
   const stored = await bench.stored();
   return [
     first.ending === 'SIGKILL' && left.join() === '1,2' && !early && stored.join() === '1,2,3' && sends > 1,
-    `sent 1, 2, 3 (2 for ${sends} times); stored ${stored.join(', ')}; the sender was told: ${told.join(', ')}`,
+    `sent 1, 2, 3 (2 in ${sends} tries); stored ${stored.join(', ')}; the sender was told: ${told.join(', ')}`,
   ];
 }
 

@@ -19,7 +19,7 @@ async function schedule(bench) {
   const sent = { 1: 0, 2: 0, 3: 0 };
   alice.onAnyOutgoing((_event, content) => {
     sent[content] += 1;
-    say(`message ${content} is sent for the ${sent[content]}. time`);
+    say(`message ${content}, try ${sent[content]}`);
   });
   alice.on('disconnect', (reason) => say(`alice is disconnected: ${reason}`));
 
@@ -39,7 +39,7 @@ async function schedule(bench) {
   await until(async () => (await bench.stored()).includes('3'), 'message 3', 10);
 
   const stored = await bench.stored();
-  return [tries === 4 && stored.join() === '1,3', `sent 1, 2, 3 (2 for ${tries} times); stored ${stored.join(', ')}`];
+  return [tries === 4 && stored.join() === '1,3', `sent 1, 2, 3 (2 in ${tries} tries); stored ${stored.join(', ')}`];
 }
 
 main(schedule);

@@ -27,6 +27,7 @@ async function main() {
   await promisify(db.exec.bind(db))('CREATE TABLE messages (id INTEGER PRIMARY KEY, content TEXT)');
 
   const locker = spawn(process.execPath, ['-e', LOCKER, filename], { cwd: __dirname });
+  const unlocked = once(locker, 'exit');
   await once(locker.stdout, 'data');
   const insert = (content) =>
     new Promise((resolve) => {
@@ -36,7 +37,7 @@ async function main() {
       });
     });
   const reported = (await Promise.all([insert('first'), insert('second')])).filter(Boolean);
-  await once(locker, 'exit');
+  await unlocked;
 
   const rows = (await promisify(db.all.bind(db))('SELECT content FROM messages')).map(({ content }) => content);
   console.log(`rows: ${rows.join(', ') || 'none'}`);

@@ -21,7 +21,7 @@ async function schedule(bench) {
 
   // Looking on.
   let sends = 0;
-  alice.onAnyOutgoing((_event, content) => content === '2' && say(`message 2 is sent for the ${++sends}. time`));
+  alice.onAnyOutgoing((_event, content) => content === '2' && say(`message 2, try ${++sends}`));
   let disconnects = 0;
   alice.on('disconnect', () => disconnects++);
 

@@ -18,7 +18,7 @@ async function schedule(bench) {
   const sent = { 1: 0, 2: 0, 3: 0 };
   alice.onAnyOutgoing((_event, content) => {
     sent[content] += 1;
-    say(`message ${content} is sent for the ${sent[content]}. time`);
+    say(`message ${content}, try ${sent[content]}`);
   });
   alice.on('disconnect', (reason) => say(`alice is disconnected: ${reason}`));
 
@@ -39,7 +39,7 @@ async function schedule(bench) {
   const stored = await bench.stored();
   return [
     !early && sent[2] === 4 && stored.join() === '1,2,3',
-    `sent 1, 2, 3 (2 for ${sent[2]} times); stored ${stored.join(', ')}`,
+    `sent 1, 2, 3 (2 in ${sent[2]} tries); stored ${stored.join(', ')}`,
   ];
 }
 

@@ -18,7 +18,7 @@ async function schedule(bench) {
   const sent = { 1: 0, 2: 0, 3: 0 };
   alice.onAnyOutgoing((_event, content) => {
     sent[content] += 1;
-    say(`message ${content} is sent for the ${sent[content]}. time`);
+    say(`message ${content}, try ${sent[content]}`);
   });
   alice.on('disconnect', (reason) => say(`alice is disconnected: ${reason}`));
 
@@ -35,7 +35,7 @@ async function schedule(bench) {
   await until(async () => (await bench.stored()).includes('3'), 'message 3', 10);
 
   const stored = await bench.stored();
-  return [sent[2] === 4 && stored.join() === '1,3', `sent 1, 2, 3 (2 for ${sent[2]} times); stored ${stored.join(', ')}`];
+  return [sent[2] === 4 && stored.join() === '1,3', `sent 1, 2, 3 (2 in ${sent[2]} tries); stored ${stored.join(', ')}`];
 }
 
 main(schedule);
