@@ -25,29 +25,16 @@ def programs(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in {".js", ".py"})
 
 
-def left_in(session: int) -> list[str]:
-    """The processes of a session that still run; where there is no /proc, none can be found."""
+def running_in(folder: Path) -> list[str]:
+    """The processes whose working directory is in a folder; where there is no /proc, none can be found."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+            if state not in "ZX" and (process / "cwd").resolve().is_relative_to(folder):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
         except OSError:
             continue  # it has just ended
-        if int(fields[3]) == session and fields[0] not in "ZX":
-            found.append(stat.parent.name)
-    return found
-
-
-def mentioning(text: str) -> list[str]:
-    """The processes whose command line holds a text."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue  # it has just ended
-        if text in command:
-            found.append(command)
     return found
 
 
@@ -68,7 +55,6 @@ def run(folder: Path, temporary: Path, timeout_seconds: float = RUN_TIMEOUT_SECO
         finally:
             process.kill()
     sys.stdout.write(printed)  # what a failing test shows
-    assert left_in(process.pid) == []
     return process.returncode, printed.splitlines()
 
 
@@ -82,7 +68,7 @@ def test_exported_folder_reproduces_its_defect(tmp_path: Path, number: str) -> N
     assert lines[-1].startswith("holds: " if number in HOLDING else "reproduced: ")
     assert status == 0
     assert list(temporary.iterdir()) == []
-    assert mentioning(str(tmp_path)) == []
+    assert running_in(tmp_path) == []
 
 
 def test_lost_row_needs_no_socketio(tmp_path: Path) -> None:
@@ -173,4 +159,4 @@ def test_nothing_outlives_a_reproduction_that_is_ended(tmp_path: Path, ending: s
          str(tmp_path / "temporary")], check=True,
     )  # fmt: skip
     assert list((tmp_path / "temporary").iterdir()) == []
-    assert mentioning(str(tmp_path)) == []
+    assert running_in(tmp_path) == []

@@ -7,7 +7,7 @@
 
 const { spawn, spawnSync } = require('node:child_process');
 const { once } = require('node:events');
-const { mkdtempSync } = require('node:fs');
+const { existsSync, mkdtempSync } = require('node:fs');
 const { createServer } = require('node:net');
 const { tmpdir } = require('node:os');
 const path = require('node:path');
@@ -59,9 +59,10 @@ class Bench {
   #processes = [];
   #janitor;
 
-  constructor(toxiproxy) {
+  constructor(toxiproxy, inMemory) {
     this.#toxiproxy = toxiproxy;
-    this.folder = mkdtempSync(path.join(tmpdir(), 'reproduce-'));
+    const parent = inMemory && existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
+    this.folder = mkdtempSync(path.join(parent, 'reproduce-'));
     this.database = path.join(this.folder, 'chat.db');
     const stdio = ['pipe', 'ignore', 'ignore'];
     this.#janitor = spawn('sh', ['-c', JANITOR, this.folder], { stdio, detached: true });
@@ -101,7 +102,8 @@ class Bench {
   async #printed(child, pattern) {
     const ended = () => child.ending !== undefined || child.pid === undefined;
     await until(() => pattern.test(child.printed) || ended(), `"${child.spawnargs.join(' ')}"`, 10);
-    if (!pattern.test(child.printed)) throw new CannotTell(`${child.spawnfile}: ${child.printed} ${child.ending ?? ''}`);
+    if (pattern.test(child.printed)) return;
+    throw new CannotTell(`${child.spawnfile}: ${child.printed} ${child.ending ?? ''}`);
   }
 
   /** Starts Toxiproxy, with one proxy that leads to a server. */
@@ -124,7 +126,9 @@ class Bench {
   /** Limits the size of every file that a server may write to, as a full disk does; returns what undoes that. */
   fillDisk(server) {
     const prlimit = (...args) => {
-      const { status, stdout, stderr, error } = spawnSync('prlimit', ['--pid', server.pid, ...args], { encoding: 'utf8' });
+      const { status, stdout, stderr, error } = spawnSync('prlimit', [`--pid=${server.pid}`, ...args], {
+        encoding: 'utf8',
+      });
       if (status !== 0) throw new CannotTell(`prlimit (of util-linux): ${error?.message ?? stderr}`);
       return stdout.trim();
     };
@@ -196,11 +200,14 @@ class Link {
  * Carries out a schedule and exits: 0 when it showed what it is to show, 1 when not.
  *
  * @param {(bench: Bench) => Promise<[boolean, string]>} schedule whether it did, and what was seen
- * @param {{seconds?: number, words?: [string, string]}} options it never takes longer; what it says at the end
+ * @param {object} options
+ * @param {number} options.seconds it never takes longer
+ * @param {[string, string]} options.words what it says at the end
+ * @param {boolean} options.inMemory whether the database is to be in memory, where the system has files there
  */
-async function main(schedule, { seconds = 30, words = ['reproduced', 'not reproduced'] } = {}) {
+async function main(schedule, { seconds = 30, words = ['reproduced', 'not reproduced'], inMemory = false } = {}) {
   const { values } = parseArgs({ options: { toxiproxy: { type: 'string', default: 'toxiproxy-server' } } });
-  const bench = new Bench(values.toxiproxy);
+  const bench = new Bench(values.toxiproxy, inMemory);
   const finish = async (shown, seen) => {
     isOver = true;
     await bench.close();

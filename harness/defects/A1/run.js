@@ -26,6 +26,7 @@ async function schedule(bench) {
   });
   alice.on('disconnect', (reason) => say(`cut ${++cuts}: ${reason}`));
 
+  await until(() => alice.connected, 'the connection');
   send('1');
   await until(async () => (await bench.stored()).includes('1'), 'message 1');
   await link.add('limit_data', 'upstream', { bytes: 2000 });

@@ -20,7 +20,7 @@ async function schedule(bench) {
   const stored = await bench.stored();
   return [
     sends === 4 && stored.join() === '1' && told[0] !== null,
-    `sent ${sends} times, acknowledged each time; stored ${stored.join(', ')}; the sender's callback got ${told.map(String)}`,
+    `sent and acknowledged ${sends} times; stored ${stored.join(', ')}; the sender's callback got ${told.map(String)}`,
   ];
 }
 

@@ -20,6 +20,7 @@ async function schedule(bench) {
       say(`the sender is told: ${told.at(-1)}${error ? ` (${error.message})` : ''}`);
     });
 
+  await until(() => alice.connected, 'the connection');
   send('1');
   await until(() => told.length === 1, 'message 1');
   send('2');

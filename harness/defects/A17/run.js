@@ -24,6 +24,7 @@ async function schedule(bench) {
   let sends = 0;
   alice.onAnyOutgoing((_event, content) => content === '2' && say(`message 2, try ${++sends}`));
 
+  await until(() => alice.connected, 'the connection');
   send('1');
   await until(() => told.length === 1, 'message 1');
   send('2');

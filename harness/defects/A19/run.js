@@ -12,13 +12,6 @@ async function schedule(bench) {
   // Two pages, as the tutorial has them. The callback is only there to see what the sender is told.
   const options = { transports: ['websocket'], ackTimeout: 1000, retries: 3, reconnectionDelay: 100 };
   const alice = io(server.url, { ...options, auth: { serverOffset: 0 } });
-  const bob = io(server.url, { ...options, auth: { serverOffset: 0 } });
-  const received = [];
-  bob.on('chat message', (content, serverOffset) => {
-    received.push(content);
-    bob.auth.serverOffset = serverOffset;
-    say(`bob receives ${content}`);
-  });
   let counter = 0;
   const acknowledged = [];
   const send = async (content) => {
@@ -27,13 +20,23 @@ async function schedule(bench) {
     say(`message ${content} is acknowledged`);
   };
 
-  await until(() => alice.connected && bob.connected, 'two connections');
-  for (const content of ['1', '2', '3']) await send(content);
+  await until(() => alice.connected, 'the connection of alice');
+  await send('1');
+  const bob = io(server.url, { ...options, auth: { serverOffset: 0 } });
+  const received = [];
+  bob.on('chat message', (content, serverOffset) => {
+    received.push(content);
+    bob.auth.serverOffset = serverOffset;
+    say(`bob receives ${content}`);
+  });
+  await until(() => received.includes('1'), 'bob to receive 1');
+  await send('2');
+  await send('3');
   await until(() => received.includes('3'), 'bob to receive 3');
-  bob.disconnect().connect();
-  await until(() => bob.connected, 'bob to come back');
-  say(`bob has come back with serverOffset ${bob.auth.serverOffset}`);
+  bob.disconnect();
   await send('4');
+  say(`bob comes back with serverOffset ${bob.auth.serverOffset}`);
+  bob.connect();
   await until(() => received.includes('4'), 'bob to receive 4');
 
   const stored = await bench.stored();

@@ -23,6 +23,7 @@ async function schedule(bench) {
   });
   alice.on('disconnect', (reason) => say(`alice is disconnected: ${reason}`));
 
+  await until(() => alice.connected, 'the connection');
   send('1');
   await until(async () => (await bench.stored()).includes('1'), 'message 1');
 
@@ -33,13 +34,13 @@ async function schedule(bench) {
   send('3');
   await until(() => sent[3] === 1, 'the end of the tries of message 2', 10);
   const tries = sent[2];
-  say(`message 2 was given up after ${tries} tries; connected: ${alice.connected}`);
+  const seen = `${tries} tries of 2, given up while ${alice.connected ? 'connected' : 'disconnected'}`;
   await until(() => !alice.connected, 'the heartbeat to notice', 10);
   for (const stream of ['upstream', 'downstream']) await link.remove('timeout', stream);
   await until(async () => (await bench.stored()).includes('3'), 'message 3', 10);
 
   const stored = await bench.stored();
-  return [tries === 4 && stored.join() === '1,3', `sent 1, 2, 3 (2 in ${tries} tries); stored ${stored.join(', ')}`];
+  return [tries === 4 && stored.join() === '1,3', `sent 1, 2, 3 (${seen}); stored ${stored.join(', ')}`];
 }
 
 main(schedule);

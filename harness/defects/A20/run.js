@@ -15,7 +15,8 @@ async function schedule(bench) {
   const acknowledged = [];
   const pages = ['alice', 'bob', 'carol', 'dave', 'erin', 'frank'].map((name) => {
     let counter = 0;
-    const socket = io(server.url, { transports: ['websocket'], auth: { serverOffset: 0 }, ackTimeout: 1000, retries: 3 });
+    const options = { transports: ['websocket'], auth: { serverOffset: 0 }, ackTimeout: 1000, retries: 3 };
+    const socket = io(server.url, options);
     const send = (content) => new Promise((resolve) => {
       socket.emit('chat message', content, `${socket.id}-${counter++}`, (error) => {
         if (!error) acknowledged.push(content);
@@ -37,9 +38,11 @@ async function schedule(bench) {
     await sleep(BUSY_TIMEOUT_MS); // every statement is finalized
     const rows = await bench.rows();
     const lost = acknowledged.filter((content) => !rows.some((row) => row.content === content));
-    say(`try ${number}: ${rows.length} rows of ${acknowledged.length} acknowledged messages; lost: ${lost.join(', ') || 'none'}`);
+    say(`try ${number}: ${acknowledged.length} messages are acknowledged so far, and there are ${rows.length} rows`);
     if (lost.length > 0) {
-      for (const content of lost) say(`"${content}" was acknowledged, broadcast with id ${received.get(content)}, and is no row`);
+      for (const content of lost) {
+        say(`"${content}" was acknowledged, broadcast with id ${received.get(content)}, and is no row`);
+      }
       return [true, `in try ${number}, acknowledged and not in the table: ${lost.join(', ')}`];
     }
   }

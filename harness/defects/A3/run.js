@@ -25,6 +25,7 @@ async function schedule(bench) {
   let disconnects = 0;
   alice.on('disconnect', () => disconnects++);
 
+  await until(() => alice.connected, 'the connection');
   send('1');
   await until(() => told.length === 1, 'message 1');
   process.kill(server.pid, 'SIGSTOP');

@@ -22,6 +22,7 @@ async function schedule(bench) {
   });
   alice.on('disconnect', (reason) => say(`alice is disconnected: ${reason}`));
 
+  await until(() => alice.connected, 'the connection');
   send('1');
   await until(async () => (await bench.stored()).includes('1'), 'message 1');
 
@@ -35,7 +36,10 @@ async function schedule(bench) {
   await until(async () => (await bench.stored()).includes('3'), 'message 3', 10);
 
   const stored = await bench.stored();
-  return [sent[2] === 4 && stored.join() === '1,3', `sent 1, 2, 3 (2 in ${sent[2]} tries); stored ${stored.join(', ')}`];
+  return [
+    sent[2] === 4 && stored.join() === '1,3',
+    `sent 1, 2, 3 (2 in ${sent[2]} tries); stored ${stored.join(', ')}`,
+  ];
 }
 
 main(schedule);

@@ -22,6 +22,7 @@ async function schedule(bench) {
   });
   alice.on('disconnect', (reason) => say(`alice is disconnected: ${reason}`));
 
+  await until(() => alice.connected, 'the connection');
   send('1');
   await until(async () => (await bench.stored()).includes('1'), 'message 1');
 

@@ -13,6 +13,14 @@ async function schedule(bench) {
   // Two pages, as the tutorial has them; only the receiver's is on the link that is cut.
   const options = { transports: ['websocket'], ackTimeout: 1000, retries: 3, reconnectionDelay: 100 };
   const alice = io(server.url, { ...options, auth: { serverOffset: 0 } });
+  let counter = 0;
+  const send = async (content) => {
+    alice.emit('chat message', content, `${alice.id}-${counter++}`);
+    await until(async () => (await bench.stored()).some((stored) => stored[0] === content[0]), content[0]);
+  };
+
+  await until(() => alice.connected, 'the connection of alice');
+  await send('1');
   const bob = io(link.url, { ...options, auth: { serverOffset: 0 } });
   const received = [];
   bob.on('chat message', (content, serverOffset) => {
@@ -21,14 +29,6 @@ async function schedule(bench) {
     say(`bob receives ${content[0]}`);
   });
   bob.on('disconnect', (reason) => say(`bob is disconnected: ${reason}`));
-  let counter = 0;
-  const send = async (content) => {
-    alice.emit('chat message', content, `${alice.id}-${counter++}`);
-    await until(async () => (await bench.stored()).some((stored) => stored[0] === content[0]), content[0]);
-  };
-
-  await until(() => alice.connected && bob.connected, 'two connections');
-  await send('1');
   await until(() => received.includes('1'), 'bob to receive 1');
   await link.enable(false);
   await until(() => !bob.connected, 'bob to be disconnected');
