@@ -24,8 +24,10 @@ async function schedule(bench) {
   alice.on('disconnect', (reason) => say(`alice is disconnected: ${reason}`));
 
   await until(() => alice.connected, 'the connection');
-  send('1');
-  await until(async () => (await bench.stored()).includes('1'), 'message 1');
+  // The only one with a callback: its acknowledgement has to be there before the silence.
+  let isAcknowledged = false;
+  alice.emit('chat message', '1', `${alice.id}-${counter++}`, () => (isAcknowledged = true));
+  await until(() => isAcknowledged, 'the acknowledgement of message 1');
 
   // The connection is some milliseconds old: it will be found dead 4.5 s after its handshake, at the earliest.
   for (const stream of ['upstream', 'downstream']) await link.add('timeout', stream, { timeout: 0 });
