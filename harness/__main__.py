@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness import install, node, repeat, report, soak
+from harness import export, install, node, repeat, report, soak
 from harness.errors import HarnessError
 from harness.report import run, summary, terminal
 from harness.report.run import RunFolder
@@ -44,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", metavar="RUN", help=_RUN_HELP)
         sub.set_defaults(act=_on_saved(command))
     soak.add_parser(commands)
+    what = "write a folder that reproduces a known defect without this harness, fit for a report to its project"
+    sub = commands.add_parser("export", help=what, description=what)
+    sub.add_argument("defect", metavar="DEFECT", help=f"one of {', '.join(export.known())}")
+    sub.add_argument("--to", metavar="FOLDER", type=Path, help="empty, or not there yet (default: ./midemit-DEFECT)")
+    sub.set_defaults(act=lambda options: export_defect(options.defect, options.to))
     return parser
 
 
@@ -73,6 +78,14 @@ def render(folder: Path) -> int:
     """Write the report of a run again."""
     report.write(folder)
     sys.stdout.write(f"{folder / 'index.html'}\n")
+    return 0
+
+
+def export_defect(number: str, to: Path | None) -> int:
+    """Write what reproduces a defect, and say how to run it."""
+    folder = export.export(number, to or Path(f"midemit-{number}"))
+    steps = "".join(f"    {command}\n" for command in export.commands(folder))
+    sys.stdout.write(f"{folder}\nTo run it, in that folder:\n{steps}")
     return 0
 
 
