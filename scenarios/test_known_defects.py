@@ -195,7 +195,7 @@ async def lock_is_released_while_several_inserts_wait(system: System) -> None:
     everyone = await system.senders(6)
     await asyncio.gather(*(sender.send() for sender in everyone))
 
-    async with system.inject(system.store.lock(system.seconds(ack_timeouts=0.35))) as fault:
+    async with system.inject(system.store.lock(system.seconds(ack_timeouts=0.25))) as fault:
         message, *_ = [sender.post() for sender in everyone]
         await fault.bitten(message)
 

@@ -121,6 +121,7 @@ DEFECTS = {
             shows=("false_failure",),
             cause="Without a timeout the first argument of the callback counts as an error if it is not `null`.",
             remedy="always set `ackTimeout` with `retries`",
+            upstream="https://github.com/socketio/socket.io/issues/4897",
         ),
         Defect(
             id="A13",
@@ -129,6 +130,7 @@ DEFECTS = {
             shows=("crashed",),
             cause="An exception in an async handler is an unhandled rejection, which ends Node.",
             remedy="call back only if it is a function; catch what handlers throw",
+            upstream="https://github.com/socketio/socket.io/issues/2178",
         ),
         Defect(
             id="A14",
@@ -137,6 +139,7 @@ DEFECTS = {
             shows=("silent_drop",),
             cause="The server closes the connection of a packet that is too large, and the client sends it again.",
             remedy="a limit in the client below that of the server; a larger `maxHttpBufferSize`",
+            upstream="https://github.com/socketio/engine.io/issues/706",
         ),
         Defect(
             id="A16",
