@@ -382,7 +382,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     declared = getattr(obj, scenario.ATTRIBUTE, None)
     if not isinstance(declared, scenario.Scenario):
         return None
-    title = (obj.__doc__ or name).strip().splitlines()[0]
+    title = declared.title or (obj.__doc__ or name).strip().splitlines()[0]
     gate = collector.config.stash[_GATE]
     return [
         ScenarioItem.from_parent(collector, name=f"{declared.item or name}[{case.id}]", case=case, title=title)

@@ -88,8 +88,9 @@ Schedule = Callable[..., Awaitable[None]]
 class Scenario(msgspec.Struct, frozen=True):
     """A declared scenario; see `scenario`.
 
-    One with a `target` or `clients` of its own does not ask what the user has chosen. `label` is then its whole id, and
-    `item` the name of its pytest item, where these are not made of its family and its function.
+    One with a `target` or `clients` of its own does not ask what the user has chosen. `label` is then its whole id,
+    `item` the name of its pytest item, and `title` what the report calls it, where these are not made of its family and
+    its function.
     """
 
     schedule: Schedule
@@ -108,6 +109,7 @@ class Scenario(msgspec.Struct, frozen=True):
     clients: tuple[str, ...] = ()
     label: str | None = None
     item: str | None = None
+    title: str | None = None
 
 
 def scenario(

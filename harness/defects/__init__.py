@@ -38,6 +38,12 @@ class Defect(msgspec.Struct, frozen=True, kw_only=True):
         return self.id.startswith("P")
 
     @property
+    def title(self) -> str:
+        """All of it in a few sentences."""
+        upstream = f" Upstream: {self.upstream}" if self.upstream is not None else ""
+        return f"{self.schedule[0].upper()}{self.schedule[1:]}: {self.happens}. {self.cause}{upstream}"
+
+    @property
     def command(self) -> str:
         """What shows it."""
         return f"pytest scenarios -k 'defect[{self.id}]'"
@@ -358,6 +364,7 @@ def known_defect(
             clients=(hardened_client,),
             label=number,
             item=ITEM,
+            title=defect.title,
         )
         setattr(schedule, ATTRIBUTE, declared)
         return schedule

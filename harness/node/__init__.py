@@ -24,6 +24,11 @@ _INSTALL_TIMEOUT_SECONDS = 900.0
 
 
 @functools.cache
+def _printed_version() -> str:
+    return run(["node", "--version"], timeout_seconds=_VERSION_TIMEOUT_SECONDS)[1].strip()
+
+
+@functools.cache
 def lack() -> str | None:
     """What keeps this machine from running Node programs, and what helps; None when nothing does."""
     helps = f"install Node {OLDEST} or newer (https://nodejs.org, `apt install nodejs npm`, `brew install node`)"
@@ -31,7 +36,7 @@ def lack() -> str | None:
         if shutil.which(program) is None:
             return f"there is no `{program}` on PATH: {helps}"
     try:
-        _, printed = run(["node", "--version"], timeout_seconds=_VERSION_TIMEOUT_SECONDS)
+        printed = _printed_version()
     except (InstallError, OSError) as error:
         return f"`node --version` failed ({error}): {helps}"
     found = re.match(r"v(\d+)\.", printed)
@@ -88,9 +93,9 @@ def _install(home: Path, installed: Path) -> None:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The versions of the packages that decide outcomes, by the lock file."""
+    """The versions of Node and, by the lock file, of the packages that decide outcomes."""
     lock = msgspec.json.decode((PACKAGES / "package-lock.json").read_bytes())
-    return {
+    return {"node": _printed_version()} | {
         name: str(lock["packages"][f"node_modules/{name}"]["version"])
         for name in ("socket.io", "socket.io-client", "engine.io", "engine.io-client", "sqlite3", "libsql")
     }
