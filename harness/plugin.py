@@ -155,7 +155,7 @@ class Gate:
             run=self.folder.name,
             started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             target=_tested(self.targets),
-            claims=msgspec.to_builtins(self.targets[0].claims),
+            claims=msgspec.to_builtins(self.targets[0].claims) if len(self.targets) == 1 else {},
             seed=self.settings.seed,
             planned=[self._declare(item, self._again(self.settings.seed)) for item in items],
             not_offered=self.not_offered,
@@ -189,6 +189,7 @@ class Gate:
             nodeid=item.nodeid,
             replay=shlex.join(replay),
             controls=list(controls),
+            target=case.target.name,
             without_null=[name for name, control in controls.items() if not control.has_null],
         )
 

@@ -374,6 +374,7 @@ class Declared(msgspec.Struct):
     replay: str
     controls: list[str]
     without_null: list[str] = []
+    target: str = ""
 
 
 class Result(msgspec.Struct, omit_defaults=True):
@@ -401,6 +402,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     seconds: float
     replay: str
     repeated: Repeated | None = None
+    target: str = ""
 
 
 def decide(declared: Declared, histories: Mapping[str, History], seconds: float) -> Result:
@@ -429,6 +431,7 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
         worst_delay_seconds=claim.worst_delay_seconds if claim else None,
         seconds=round(seconds, 3),
         replay=declared.replay,
+        target=declared.target,
     )
 
 
@@ -514,7 +517,7 @@ def _shown(name: str, control: History) -> ControlResult:
         verdict, why = "error", judgement.why
     elif exactly is not None:
         problem = _differs(shown, exactly, judgement.bites)
-        verdict, why = ("silent", f"no longer reproduces: {problem}") if problem else ("bites", _listed(shown))
+        verdict, why = ("silent", f"no longer reproduces: {problem}") if problem else ("bites", _exactly(shown))
     elif expected in shown:
         verdict, why = "bites", f"{expected}, on the bitten message"
     elif _resists(checker.fold(control), bitten):
@@ -537,6 +540,10 @@ def _differs(shown: Sequence[str], exactly: Sequence[str], bites: Sequence[h.Bit
     if not exactly and not bites:
         return "nothing shows that its fault bit"
     return None
+
+
+def _exactly(kinds: Sequence[str]) -> str:
+    return f"it showed {_listed(kinds)}, and nothing else" if kinds else "it holds: no anomaly"
 
 
 def _listed(kinds: Sequence[str]) -> str:

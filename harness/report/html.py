@@ -22,7 +22,7 @@ from harness.report.story import Story, Told
 from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
 from harness.report.text import anchor, body, one_line, ranges, times, visible
 from harness.report.timeline import Mark, Timeline
-from harness.scenario import ControlResult
+from harness.scenario import PAIRS, ControlResult
 
 # A verdict is never told by colour alone.
 SYMBOLS: Final = {"kept": "✓", "broken": "✗", "unproven": "?", "error": "!"}
@@ -127,9 +127,12 @@ def _finalize(value: object) -> object:
 
 
 def _controls_in_short(controls: Sequence[ControlResult]) -> str:
-    """`2 of 2 bite`, and what is wrong with a null."""
+    """`2 of 2 bite`, and what is wrong with a null; of another pair of client and server what it shows."""
     if not controls:
         return "none"
+    if controls[0].name in PAIRS and controls[0].verdict == "bites":
+        shows = controls[0].expected
+        return f"{controls[0].name}: " + ("holds" if shows == "none" else f"shows {shows}")
     biting = sum(control.verdict == "bites" for control in controls)
     nulls = sorted({control.null for control in controls} - {"clean", "none"})
     return f"{biting} of {len(controls)} bite" + "".join(f", a null {word}" for word in nulls)
@@ -145,7 +148,7 @@ def _make_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(body=body, in_words=diff.summary, times=times, controls_in_short=_controls_in_short)
-    environment.globals.update(symbols=SYMBOLS, keys=timeline.KEYS)
+    environment.globals.update(symbols=SYMBOLS, keys=timeline.KEYS, pairs=PAIRS)
     return environment
 
 

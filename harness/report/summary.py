@@ -51,11 +51,13 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     seconds: float
     replay: str
     repeated: Repeated | None = None
+    target: str = ""
 
     @property
     def variant(self) -> str:
-        """The part of the id between the family and the client."""
-        return self.id.removeprefix(self.family).removesuffix(f"-{self.client}-{self.transport}").strip("-")
+        """The part of the id between the family and the client, or all of another id."""
+        own = self.id.removesuffix(f"-{self.target}") if self.target else self.id
+        return own.removeprefix(self.family).removesuffix(f"-{self.client}-{self.transport}").strip("-")
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +133,7 @@ def of_result(result: Result) -> ScenarioSummary:
         seconds=result.seconds,
         replay=result.replay,
         repeated=result.repeated,
+        target=result.target,
     )
 
 
@@ -153,6 +156,7 @@ def of_unfinished(declared: Declared, why: str) -> ScenarioSummary:
         worst_delay_seconds=None,
         seconds=0.0,
         replay=declared.replay,
+        target=declared.target,
     )
 
 
@@ -190,7 +194,9 @@ def _sentence(gate: VerdictWord, found: dict[VerdictWord, list[ScenarioSummary]]
     of = f"of {times(planned, 'planned scenario')}"
     match gate:
         case "kept":
-            return f"{_all(planned)} kept what the target claims: {_claim(run.plan.claims)}."
+            if {scenario.target for scenario in found["kept"]} <= {"", run.plan.target.name}:
+                return f"{_all(planned)} kept what the target claims: {_claim(run.plan.claims)}."
+            return f"{_all(planned)} kept what is claimed by the target of each."
         case "broken":
             kinds = list(dict.fromkeys(anomaly.kind for scenario in found["broken"] for anomaly in scenario.anomalies))
             return f"{len(found['broken'])} {of} broke what the target claims: {', '.join(kinds)}."
