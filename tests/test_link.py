@@ -247,7 +247,7 @@ async def test_faults_on_a_client_without_a_connection_have_a_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault that needs the connection of a client that gets none says so, and leaves nothing armed."""
-    monkeypatch.setattr("harness.clients.sender.patience_seconds", lambda _: 0.1)
+    monkeypatch.setattr("harness.clients.author.patience_seconds", lambda _: 0.1)
     async with chatting() as server, clients(tmp_path, server.port) as here:
         alice = await here.sender()
         alice.link._patience_seconds = 0.1

@@ -64,9 +64,19 @@ def declared(
     return found
 
 
-def case(of: s.Scenario, variant: str = "") -> s.Case:
+def case(of: s.Scenario, variant: str = "", *, on: Target | None = None, client: str = "python") -> s.Case:
     """One case of a scenario."""
-    return s.Case(of, variant, "python", "websocket")
+    return s.Case(of, variant, client, "websocket", on or target())
+
+
+def asked_of(of: s.Case, on: Target) -> s.Case:
+    """The same case on another target."""
+    return msgspec.structs.replace(of, target=on)
+
+
+def cases(of: s.Scenario) -> list[s.Case]:
+    """Its cases with the harness's own client on one target."""
+    return list(s.cases(of, ["python"], [target()]))
 
 
 # -- cases and runs ----------------------------------------------------------------------------------------------
@@ -82,7 +92,7 @@ def test_decorated_schedule_stays_the_function_it_was() -> None:
 def test_case_has_an_id_of_family_variant_client_and_transport() -> None:
     """Each variant over each transport is a case, with its id in that order."""
     lock = declared(variants={"long": {}, "short": {}})
-    assert [each.id for each in s.cases(lock)] == [
+    assert [each.id for each in cases(lock)] == [
         "lock-long-python-websocket",
         "lock-short-python-websocket",
         "lock-long-python-polling",
@@ -92,13 +102,13 @@ def test_case_has_an_id_of_family_variant_client_and_transport() -> None:
 
 def test_case_without_variants_has_none_in_its_id() -> None:
     """A scenario without variants has one case for each transport."""
-    assert [each.id for each in s.cases(declared())] == ["lock-python-websocket", "lock-python-polling"]
+    assert [each.id for each in cases(declared())] == ["lock-python-websocket", "lock-python-polling"]
 
 
 @pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]])
 def test_scenario_has_cases_over_the_transports_that_it_names(transports: list[str]) -> None:
     """A scenario whose fault means something over one transport only is run over that one."""
-    found = s.cases(declared(variants={"long": {}, "short": {}}, transports=transports))
+    found = cases(declared(variants={"long": {}, "short": {}}, transports=transports))
     assert [(each.variant, each.transport) for each in found] == [
         (variant, transport) for transport in transports for variant in ("long", "short")
     ]
@@ -112,7 +122,7 @@ def test_scenario_by_hand_has_what_the_decorator_gives_without_options() -> None
 
 def test_ids_of_a_scenario_are_unique() -> None:
     """No two cases share an id."""
-    ids = [each.id for each in s.cases(declared(variants={"a": {}, "b": {}, "c": {}}))]
+    ids = [each.id for each in cases(declared(variants={"a": {}, "b": {}, "c": {}}))]
     assert len(set(ids)) == len(ids) == 6
 
 
@@ -129,7 +139,7 @@ def test_unknown_control_is_refused_when_it_is_declared() -> None:
         ({"family": ""}, "family: expected lower-case letters"),
         ({"variants": {}}, "variants: expected names with their parameters"),
         ({"variants": {"A b": {}}}, "variants: expected lower-case letters"),
-        ({"transports": "websocket"}, "transports: expected some of websocket, polling, got 'websocket'"),
+        ({"transports": "websocket"}, "transports: expected some of websocket, polling, upgrade, got 'websocket'"),
         ({"transports": ["pigeon"]}, "transports: expected some of websocket, polling"),
         ({"order": "total"}, "order: expected some of total, sender"),
         ({"switch": "nope"}, "switch: expected some of without_unique"),
@@ -145,7 +155,7 @@ def test_declaration_that_makes_no_sense_is_refused(given: dict[str, Any], probl
 
 def test_each_control_runs_after_its_null_and_the_claim_comes_last() -> None:
     """A case runs null and control of each of its controls, in the order declared, and then the claim."""
-    runs = s.runs(case(declared(controls=("new-offset", "without_unique"))), target())
+    runs = s.runs(case(declared(controls=("new-offset", "without_unique"))))
     assert [(run.folder, run.role, run.policy, run.server) for run in runs] == [
         ("null-new-offset", "null", "new-offset", None),
         ("control-new-offset", "control", "new-offset", None),
@@ -161,7 +171,7 @@ def test_each_control_runs_after_its_null_and_the_claim_comes_last() -> None:
 )
 def test_claim_decides_what_its_senders_do(guarantee: h.Guarantee, policy: h.Policy) -> None:
     """Who claims at most once is sent every message once, all others have it resent."""
-    (run,) = s.runs(case(declared()), target(guarantee=guarantee))
+    (run,) = s.runs(case(declared(), on=target(guarantee=guarantee)))
     assert (run.folder, run.role, run.control, run.policy) == ("claim", "claim", None, policy)
 
 
@@ -170,7 +180,7 @@ def test_claim_decides_what_its_senders_do(guarantee: h.Guarantee, policy: h.Pol
 def test_scenario_says_what_the_senders_of_its_claim_do(policy: h.Policy, guarantee: h.Guarantee) -> None:
     """A scenario about a policy has it in the run of its claim, whatever the target claims; controls keep theirs."""
     of = declared(controls=("once", "new-offset", "without_unique"), policy=policy)
-    *others, claim = s.runs(case(of), target(guarantee=guarantee))
+    *others, claim = s.runs(case(of, on=target(guarantee=guarantee)))
     assert (claim.role, claim.policy, claim.server) == ("claim", policy, None)
     assert others
     for run in others:
@@ -197,7 +207,7 @@ def test_control_is_a_policy_or_a_server_and_what_it_has_to_show(
     """Each control runs its own policy or the target's own server, with its null, and names its anomaly."""
     control = s.CONTROLS[name]
     assert (control.expected, control.policy, control.server) == (expected, policy, server)
-    null, run, _ = s.runs(case(declared(controls=(name,))), target())
+    null, run, _ = s.runs(case(declared(controls=(name,))))
     assert [(each.folder, each.policy, each.server) for each in (null, run)] == [
         (f"null-{name}", policy, server),
         (f"control-{name}", policy, server),
@@ -212,12 +222,12 @@ def test_every_control_is_known_above() -> None:
 def test_controls_and_nulls_run_with_one_sender() -> None:
     """Where a variant has five senders its controls and nulls have one, and everything else in common with it."""
     of = declared(controls=("once",), variants={"five": {"senders": 5, "hold": 2}, "plain": {"hold": 2}})
-    assert [run.parameters for run in s.runs(case(of, "five"), target())] == [
+    assert [run.parameters for run in s.runs(case(of, "five"))] == [
         {"senders": 1, "hold": 2},
         {"senders": 1, "hold": 2},
         {"senders": 5, "hold": 2},
     ]
-    assert [run.parameters for run in s.runs(case(of, "plain"), target())] == [{"hold": 2}] * 3
+    assert [run.parameters for run in s.runs(case(of, "plain"))] == [{"hold": 2}] * 3
 
 
 @pytest.mark.parametrize(
@@ -235,10 +245,10 @@ def test_only_controls_that_threaten_the_guarantee_run(
 ) -> None:
     """A control whose anomaly does not break the guarantee, or that the target does not offer, is not run."""
     of = declared(controls=("once", "new-offset", "without_unique"))
-    runs = s.runs(case(of), target(guarantee=guarantee, without_unique=without_unique))
+    runs = s.runs(case(of, on=target(guarantee=guarantee, without_unique=without_unique)))
     assert [run.folder for run in runs if run.role == "control"] == [f"control-{name}" for name in folders]
     assert [run.folder for run in runs if run.role == "null"] == [f"null-{name}" for name in folders]
-    assert s.not_offered(case(of), target(guarantee=guarantee, without_unique=without_unique)) is None
+    assert s.not_offered(case(of, on=target(guarantee=guarantee, without_unique=without_unique))) is None
 
 
 # -- what is not offered -----------------------------------------------------------------------------------------
@@ -263,58 +273,58 @@ def test_family_that_threatens_nothing_is_not_offered(
     controls: tuple[str, ...], guarantee: h.Guarantee, why: str | None
 ) -> None:
     """A case none of whose controls can break the target's guarantee is not offered, with the reason."""
-    found = s.not_offered(case(declared(controls=controls)), target(guarantee=guarantee))
+    found = s.not_offered(case(declared(controls=controls), on=target(guarantee=guarantee)))
     assert found is None if why is None else why in (found or "")
 
 
 def test_case_whose_only_control_the_target_lacks_is_not_offered() -> None:
     """A target without a control of its own is not asked for what only that control could show."""
     of = case(declared(controls=("without_unique",)))
-    assert s.not_offered(of, target(without_unique=False)) == "the target offers none of its controls"
-    assert s.not_offered(of, target()) is None
+    assert s.not_offered(asked_of(of, target(without_unique=False))) == "the target offers none of its controls"
+    assert s.not_offered(of) is None
 
 
 def test_case_for_another_order_is_not_offered() -> None:
     """A scenario about an order is asked only of targets that claim it."""
     of = case(declared(order=("sender", "total")))
-    assert s.not_offered(of, target(order="sender")) is None
-    assert s.not_offered(of, target(order="total")) is None
+    assert s.not_offered(asked_of(of, target(order="sender"))) is None
+    assert s.not_offered(asked_of(of, target(order="total"))) is None
     for order in ("sequential", "none"):
         why = f"the target claims the order '{order}'; this needs 'sender' or 'total'"
-        assert s.not_offered(of, target(order=order)) == why
+        assert s.not_offered(asked_of(of, target(order=order))) == why
 
 
 def test_case_for_a_crash_point_is_not_offered_without_it() -> None:
     """A scenario about a crash point is asked only of targets that have it."""
     of = case(declared(crash_point="after_commit"))
-    assert s.not_offered(of, target()) == "the target has no crash point 'after_commit'"
-    assert s.not_offered(of, target(crash_points={"after_commit": {"CRASH": "{message}"}})) is None
+    assert s.not_offered(of) == "the target has no crash point 'after_commit'"
+    assert s.not_offered(asked_of(of, target(crash_points={"after_commit": {"CRASH": "{message}"}}))) is None
 
 
 def test_case_whose_control_shows_a_wrong_order_needs_an_order() -> None:
     """Where no order is claimed a message that is stored out of order threatens nothing."""
     of = case(declared(controls=("resend",)))
     for order in ("sequential", "sender", "total"):
-        assert s.not_offered(of, target(order=order)) is None
+        assert s.not_offered(asked_of(of, target(order=order))) is None
     why = "a message that is 'reordered' does not break 'exactly-once'"
-    assert s.not_offered(of, target(order="none")) == why
+    assert s.not_offered(asked_of(of, target(order="none"))) == why
 
 
 @pytest.mark.parametrize("guarantee", ["exactly-once", "at-least-once", "at-most-once"])
 def test_case_whose_control_shows_a_false_failure_is_offered_to_everybody(guarantee: h.Guarantee) -> None:
     """A sender that is told of a failure that is none is something to show under every guarantee."""
-    assert s.not_offered(case(declared(controls=("retries",))), target(guarantee=guarantee, order="none")) is None
+    assert s.not_offered(case(declared(controls=("retries",)), on=target(guarantee=guarantee, order="none"))) is None
 
 
 @pytest.mark.parametrize("switch", ["without_unique", "without_acknowledgement"])
 def test_case_whose_fault_needs_a_server_of_the_targets_own_is_not_offered_without_it(switch: str) -> None:
     """A fault that runs a switched-off server is asked only of targets that have one."""
     of = case(declared(switch=switch))
-    assert s.not_offered(of, target()) is None
+    assert s.not_offered(of) is None
     why = f"the target has no server {switch!r} among its controls"
-    assert s.not_offered(of, target(**{switch: False})) == why  # type: ignore[arg-type]
+    assert s.not_offered(asked_of(of, target(**{switch: False}))) == why  # type: ignore[arg-type]
     other = {"without_unique", "without_acknowledgement"} - {switch}
-    assert s.not_offered(of, target(**dict.fromkeys(other, False))) is None  # type: ignore[arg-type]
+    assert s.not_offered(asked_of(of, target(**dict.fromkeys(other, False)))) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +348,7 @@ def test_case_that_asks_for_less_is_offered_to_who_claims_it(
     asked: h.Guarantee | None, claimed: h.Guarantee, offered: bool
 ) -> None:
     """Who claims exactly once keeps both halves of it; who claims one half is not asked for the other."""
-    found = s.not_offered(case(declared(guarantee=asked)), target(guarantee=claimed))
+    found = s.not_offered(case(declared(guarantee=asked), on=target(guarantee=claimed)))
     assert found == (None if offered else f"the target claims {claimed!r}; this asks for {asked!r}")
 
 
@@ -362,7 +372,7 @@ def test_case_that_needs_linux_is_missing_it_elsewhere(
     monkeypatch.setattr(sys, "platform", platform)
     of = case(declared(linux=linux))
     assert s.missing(of) == lacks
-    assert s.not_offered(of, target()) is None
+    assert s.not_offered(of) is None
 
 
 # -- seeds -------------------------------------------------------------------------------------------------------
@@ -376,14 +386,14 @@ def numbers(seed: int, case_id: str, run: s.Run) -> list[float]:
 
 def test_seed_repeats_a_run() -> None:
     """The same seed, case and run give the same numbers, today and on any machine."""
-    claim = s.runs(case(declared()), target())[-1]
+    claim = s.runs(case(declared()))[-1]
     assert numbers(7, "lock-python-polling", claim) == numbers(7, "lock-python-polling", claim)
     assert numbers(7, "lock-python-polling", claim)[0] == pytest.approx(0.3825985948829007)
 
 
 def test_each_seed_case_and_run_has_numbers_of_its_own() -> None:
     """Another seed, another case or another run gives other numbers."""
-    null, control, claim = s.runs(case(declared(controls=("once",))), target())
+    null, control, claim = s.runs(case(declared(controls=("once",))))
     drawn = [
         numbers(7, "a", claim),
         numbers(8, "a", claim),
@@ -524,7 +534,16 @@ def resent_while_disconnected() -> History:
 def decided(controls: list[str], histories: Mapping[str, History | None]) -> s.Result:
     """The verdict on a case with these controls and histories; None is a run that left none."""
     of = s.Declared("lock-python-polling", "lock", "python", "polling", "A lock.", "x.py::t", "pytest x", controls)
-    return s.decide(of, {folder: history for folder, history in histories.items() if history is not None}, 1.23456)
+    left = {folder: expecting(folder, history) for folder, history in histories.items() if history is not None}
+    return s.decide(of, left, 1.23456)
+
+
+def expecting(folder: str, history: History) -> History:
+    """The history of a control or a null, which begins with what its control has to show."""
+    name = folder.removeprefix("control-").removeprefix("null-")
+    if name not in s.CONTROLS:
+        return history
+    return History([msgspec.structs.replace(history.started, expected=s.CONTROLS[name].expected), *history.events[1:]])
 
 
 def one_control(

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import history as h
-from harness.clients.process import ProcessSender
-from harness.clients.worker import Outbox, Post, Settled
+from harness.clients.driver import DriverSender, Program
 from harness.errors import ClientError
 from harness.fault import NotSeen
 from tests.systems import DEADLINE_SECONDS, RUN, in_event_loop, seen, soon
@@ -27,17 +26,14 @@ async def sending(
     outbox: bool = True,
     policy: h.Policy = "persistent",
     command: Sequence[str] = WORKER,
-) -> AsyncIterator[ProcessSender]:
+) -> AsyncIterator[DriverSender]:
     """A sender of the reference server's, in a process of its own; it is started, and perhaps connected."""
-    sender = ProcessSender(
+    sender = DriverSender(
         "alice",
         there.here.dialer,
         await there.here.link("alice"),
         there.running.store,
-        command=command,
-        folder=folder,
-        log=folder / "client.log",
-        outbox=folder / "outbox.jsonl" if outbox else None,
+        Program(command, folder, folder / "client.log", folder / "outbox.jsonl" if outbox else None),
         policy=policy,
         random_numbers=random.Random(1),
     )
@@ -180,32 +176,3 @@ async def test_program_that_cannot_be_started_is_an_error(tmp_path: Path) -> Non
         with pytest.raises(ClientError, match="the client of alice cannot be started: cannot start '/no/such/program'"):
             async with sending(there, tmp_path, command=("/no/such/program",)):
                 pass
-
-
-# -- the outbox --------------------------------------------------------------------------------------------------
-
-
-def post(name: str) -> Post:
-    """A message."""
-    return Post(message=name, content=f"content of {name}", offset=f"offset of {name}")
-
-
-def test_outbox_holds_what_is_not_settled_in_its_order(tmp_path: Path) -> None:
-    """What was settled is gone, the rest is there as it was, for whoever opens the file next."""
-    with contextlib.closing(Outbox(tmp_path / "outbox.jsonl")) as outbox:
-        for command in (post("a"), post("b"), Settled(message="a"), post("c")):
-            outbox.keep(command)
-    with contextlib.closing(Outbox(tmp_path / "outbox.jsonl")) as outbox:
-        assert outbox.unsettled == [post("b"), post("c")]
-
-
-def test_half_a_line_in_an_outbox_was_never_kept(tmp_path: Path) -> None:
-    """A line that a kill left unfinished counts for nothing, and what comes after it stands on a line of its own."""
-    path = tmp_path / "outbox.jsonl"
-    with contextlib.closing(Outbox(path)) as outbox:
-        outbox.keep(post("a"))
-    path.write_bytes(path.read_bytes() + b'{"command": "post", "mess')
-    with contextlib.closing(Outbox(path)) as outbox:
-        outbox.keep(post("b"))
-    with contextlib.closing(Outbox(path)) as outbox:
-        assert outbox.unsettled == [post("a"), post("b")]
