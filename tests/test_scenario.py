@@ -9,11 +9,13 @@ import msgspec
 import pytest
 
 from harness import history as h
+from harness import node
 from harness import scenario as s
-from harness.errors import HarnessError
+from harness.errors import HarnessError, TargetError
 from harness.history import History
 from harness.repeat import Repeated
-from harness.target import Claims, Controls, Protocol, Server, Store, Target
+from harness.system import _started
+from harness.target import Claims, Controls, Protocol, Server, Store, Target, load
 from tests.histories import Script
 
 
@@ -249,6 +251,152 @@ def test_only_controls_that_threaten_the_guarantee_run(
     assert [run.folder for run in runs if run.role == "control"] == [f"control-{name}" for name in folders]
     assert [run.folder for run in runs if run.role == "null"] == [f"null-{name}" for name in folders]
     assert s.not_offered(case(of, on=target(guarantee=guarantee, without_unique=without_unique))) is None
+
+
+# -- clients and targets -----------------------------------------------------------------------------------------
+
+ELSEWHERE = msgspec.structs.replace(target(), name="elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("clients", "targets", "ids"),
+    [
+        (["python"], [target()], ["lock-python-websocket"]),
+        (["node", "python"], [target()], ["lock-node-websocket", "lock-python-websocket"]),
+        (
+            ["python"],
+            [target(), ELSEWHERE],
+            ["lock-python-websocket-reference", "lock-python-websocket-elsewhere"],
+        ),
+        (
+            ["python", "node"],
+            [target(), ELSEWHERE],
+            [f"lock-{client}-websocket-{on}" for on in ("reference", "elsewhere") for client in ("python", "node")],
+        ),
+    ],
+)
+def test_each_client_on_each_target_is_a_case(clients: list[str], targets: list[Target], ids: list[str]) -> None:
+    """Several clients are told apart by their names; targets only where there are several."""
+    found = list(s.cases(declared(transports=["websocket"]), clients, targets))
+    assert [each.id for each in found] == ids
+    assert [(each.client, each.target.name) for each in found] == [
+        (client, on.name) for on in targets for client in clients
+    ]
+
+
+def test_scenario_of_its_own_pair_asks_nobody() -> None:
+    """A target and clients of its own stand in the place of those that the user has chosen, under its own label."""
+    own = msgspec.structs.replace(
+        declared(transports=["websocket"]), target="tutorial-python", clients=("python-stock",), label="P1"
+    )
+    (found,) = s.cases(own, ["node", "python"], [target(), ELSEWHERE])
+    assert (found.id, found.client, found.target.name) == ("P1", "python-stock", "tutorial-python")
+
+
+def test_target_of_its_own_that_is_not_there_is_an_error() -> None:
+    """It is loaded when cases are made."""
+    with pytest.raises(TargetError, match="no target description at nowhere-at-all"):
+        list(s.cases(msgspec.structs.replace(declared(), target="nowhere-at-all"), ["python"], [target()]))
+
+
+def test_claim_of_a_policy_that_the_client_lacks_is_not_offered() -> None:
+    """A client that cannot send in that way is not asked to."""
+    of = declared(policy="pipelined")
+    assert s.not_offered(case(of, client="python-stock")) == "the client python-stock has no policy 'pipelined'"
+    assert s.not_offered(case(of, client="python")) is None
+    assert s.not_offered(case(declared(policy="resend"), client="python-stock")) is None
+
+
+def test_control_of_a_policy_that_the_client_lacks_is_not_run() -> None:
+    """The other controls remain; without any the case is not offered."""
+    both, one = (
+        declared(controls=("once", "new-offset"), policy="resend"),
+        declared(controls=("new-offset",), policy="resend"),
+    )
+    folders = [run.folder for run in s.runs(case(both, client="python-stock"))]
+    assert folders == ["null-once", "control-once", "claim"]
+    assert s.not_offered(case(both, client="python-stock")) is None
+    assert s.not_offered(case(one, client="python-stock")) == "the target offers none of its controls"
+    assert s.not_offered(case(one, client="node")) is None
+
+
+PAIR = s.Control(
+    "tutorial",
+    "silent_drop",
+    policy="tutorial",
+    exactly=("silent_drop",),
+    target="tutorial-node",
+    client="node",
+    order="sender",
+)
+
+
+def paired(control: s.Control = PAIR) -> s.Scenario:
+    """A scenario whose control is another pair."""
+    return msgspec.structs.replace(declared(), controls=(control,))
+
+
+def test_control_can_be_another_pair() -> None:
+    """It and its null run with its own client on its own target, the claim as the user has chosen."""
+    *others, claim = s.runs(case(paired()))
+    assert [(run.folder, run.client, run.target.name) for run in others] == [
+        ("null-tutorial", "node", "tutorial-node"),
+        ("control-tutorial", "node", "tutorial-node"),
+    ]
+    assert (claim.folder, claim.client, claim.target.name) == ("claim", "python", "reference")
+    # It is run whatever threatens the guarantee: what it has to show is said.
+    modest = case(paired(msgspec.structs.replace(PAIR, exactly=())), on=target(guarantee="at-most-once"))
+    assert [run.role for run in s.runs(modest)] == ["null", "control", "claim"]
+
+
+def test_order_of_a_control_overrides_what_its_target_claims() -> None:
+    """A control is judged by the order that it names; its claim by that of the target."""
+    of = case(paired())
+    assert [_started(of, run, "token", 1).order for run in s.runs(of)] == ["sender", "sender", "total"]
+    plain = case(paired(msgspec.structs.replace(PAIR, order=None)))
+    assert [_started(plain, run, "token", 1).order for run in s.runs(plain)] == ["sequential", "sequential", "total"]
+
+
+def test_schedule_without_a_null_has_none() -> None:
+    """Its traffic shows the anomaly without any fault."""
+    assert [run.folder for run in s.runs(case(paired(msgspec.structs.replace(PAIR, has_null=False))))] == [
+        "control-tutorial",
+        "claim",
+    ]
+
+
+def test_schedule_that_needs_luck_is_tried_again() -> None:
+    """Each try has a folder, and random numbers, of its own; the null is run once."""
+    runs = s.runs(case(paired(msgspec.structs.replace(PAIR, tries=3))))
+    folders = ["null-tutorial", "control-tutorial", "control-tutorial-try-2", "control-tutorial-try-3", "claim"]
+    assert [run.folder for run in runs] == folders
+    assert len({tuple(numbers(7, "a", run)) for run in runs}) == 5
+
+
+@pytest.mark.parametrize(
+    ("client", "control", "lack", "missing"),
+    [
+        ("python", None, "no Node", None),
+        ("node", None, "no Node", "no Node"),
+        ("node", None, None, None),
+        ("python", PAIR, "no Node", "no Node"),
+        ("python", PAIR, None, None),
+        ("python", msgspec.structs.replace(PAIR, target="tutorial-python", client="python-stock"), "no Node", None),
+    ],
+)
+def test_case_that_needs_node_is_missing_it(
+    client: str, control: s.Control | None, lack: str | None, missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its client, its target or a control's needs Node; what does not, is not missing anything."""
+    monkeypatch.setattr(node, "lack", lambda: lack)
+    of = paired(control) if control is not None else declared()
+    assert s.missing(case(of, client=client)) == missing
+
+
+def test_target_that_runs_on_node_is_missing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server on the harness's own packages needs Node, whoever its client is."""
+    monkeypatch.setattr(node, "lack", lambda: "no Node")
+    assert s.missing(case(declared(), on=load("hardened-node"))) == "no Node"
 
 
 # -- what is not offered -----------------------------------------------------------------------------------------
@@ -637,11 +785,102 @@ def test_reported_anomaly_makes_a_null_dirty() -> None:
     assert found.null == "dirty"
 
 
-# -- verdicts ----------------------------------------------------------------------------------------------------
-
 BITES, RESISTED, SILENT = lost_during_the_fault(), doubled_during_the_fault(1), silent()
 BROKEN = lost_during_the_fault()
 UNPROVEN = silent(seen=False)
+
+# -- controls that have to show exactly their anomalies ----------------------------------------------------------
+
+
+def pair_shows(
+    history: History | None, *exactly: str, tries: Mapping[str, History] | None = None, has_null: bool = True
+) -> s.ControlResult:
+    """What is said of a control that is another pair."""
+    of = s.Declared("A1", "defect", "node", "websocket", "A cut.", "x.py::t", "pytest x", ["tutorial"])
+    of = msgspec.structs.replace(of, without_null=[] if has_null else ["tutorial"])
+    histories = {"claim": kept(), **({"null-tutorial": quiet()} if has_null else {})}
+    tried = {**({"control-tutorial": history} if history is not None else {}), **(tries or {})}
+    for folder, each in tried.items():
+        begun = msgspec.structs.replace(each.started, expected=exactly[0] if exactly else "none", exactly=exactly)
+        histories[folder] = History([begun, *each.events[1:]])
+    (found,) = s.decide(of, histories, 1).controls
+    return found
+
+
+@pytest.mark.parametrize(
+    ("history", "exactly", "verdict", "why"),
+    [
+        (lost_during_the_fault(), ["lost"], "bites", "lost"),
+        (lost_during_the_fault(bitten=False), ["lost"], "bites", "lost"),
+        (silent(), [], "bites", "none"),
+        (lost_during_the_fault(), [], "silent", "no longer reproduces: it showed lost, not none"),
+        (lost_during_the_fault(), ["duplicate"], "silent", "no longer reproduces: it showed lost, not duplicate"),
+        (
+            lost_during_the_fault(),
+            ["lost", "reordered"],
+            "silent",
+            "no longer reproduces: it showed lost, not lost and reordered",
+        ),
+        (silent(), ["lost"], "silent", "no longer reproduces: it showed none, not lost"),
+        (
+            lost_during_the_fault(seen=False),
+            ["lost"],
+            "silent",
+            "no longer reproduces: the fault was not seen to bite: its row was never readable",
+        ),
+        (
+            silent(seen=False),
+            [],
+            "silent",
+            "no longer reproduces: the fault was not seen to bite: its row was never readable",
+        ),
+        (quiet(), [], "silent", "no longer reproduces: nothing shows that its fault bit"),
+    ],
+)
+def test_pair_has_to_show_exactly_its_anomalies(history: History, exactly: list[str], verdict: str, why: str) -> None:
+    """Not less, not more, on any message, and with a fault that was seen to bite."""
+    found = pair_shows(history, *exactly)
+    assert (found.verdict, found.why, found.null) == (verdict, why, "clean")
+    assert found.expected == (" and ".join(exactly) or "none")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict", "why"),
+    [
+        (BITES, None, "bites", "lost"),
+        (SILENT, BITES, "bites", "lost"),
+        (SILENT, SILENT, "silent", "no longer reproduces: it showed none, not lost (in 2 tries)"),
+        (SILENT, failed(), "error", "toxiproxy: it does not answer"),
+        (failed(), BITES, "error", "toxiproxy: it does not answer"),
+    ],
+)
+def test_first_try_that_is_not_silent_counts(first: History, second: History | None, verdict: str, why: str) -> None:
+    """A try that bites is enough, one that fails is an error, and only when all are silent the control is."""
+    found = pair_shows(first, "lost", tries={"control-tutorial-try-2": second} if second is not None else {})
+    assert (found.verdict, found.why) == (verdict, why)
+
+
+def test_try_after_one_that_bites_is_needless() -> None:
+    """The first try, the null and the claim are always needed."""
+    null, first, second, claim = s.runs(case(paired(msgspec.structs.replace(PAIR, expected="lost", tries=2))))
+
+    def left(history: History) -> dict[str, History]:
+        started = msgspec.structs.replace(history.started, expected="lost", exactly=("lost",))
+        return {"control-tutorial": History([started, *history.events[1:]])}
+
+    assert s.is_needless(second, left(BITES))
+    assert s.is_needless(second, left(failed()))
+    assert not s.is_needless(second, left(SILENT))
+    assert not any(s.is_needless(run, left(BITES)) for run in (null, first, claim))
+
+
+def test_control_without_a_null_is_not_asked_for_one() -> None:
+    """Where none is planned none is missed; where one is, its lack is an error."""
+    assert pair_shows(BITES, "lost", has_null=False).null == "none"
+    assert one_control(control=BITES, null=None).verdict == "error"
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -741,6 +741,24 @@ async def _reload(bench: Bench) -> None:
         )
 
 
+@_rule(
+    "reload-midway", "a `reload` tells the end of the connection, and of an attempt that was under way, before the next"
+)
+async def _reload_midway(bench: Bench) -> None:
+    program = await bench.program()
+    await program.tells(p.Connected)
+    await bench.hold_answers()
+    message = program.post(1)
+    await program.tells(p.Attempt, message=message)
+    await bench.rows(1)
+    program.say(command="reload")
+    await program.tells(p.Disconnected, connection=1)
+    await bench.link.renew()
+    again = await program.tells(p.Connected, count=2)
+    ended = [*program.all(p.Info, message=message, attempt=1), *program.all(p.Disconnected, connection=1)]
+    _require(len(ended) == 2, f"before {_text(again)} it told {ended}")
+
+
 @_rule("stop", "`stop` closes the connection and exits with status 0")
 async def _stop(bench: Bench) -> None:
     program = await bench.program()

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from harness import history as h
+from harness import waiting
 from harness.clients import driver as driver_module
 from harness.clients import protocol as p
 from harness.clients.driver import DriverReceiver, DriverSender, Program
@@ -200,9 +201,9 @@ async def test_reloaded_page_has_what_is_in_its_outbox(outbox: bool, story: list
         assert await soon(reload.bite(message)) == f"the page was reloaded with {message.id} held in the link"
         await reload.heal()
         await soon(message.done.wait())
-        after = await alice.send()
+        after = await soon(alice.send())
         assert told(there, message.id) == story
-        assert await stored(there) == [message.id, after.id] if outbox else [after.id]
+        assert await stored(there) == ([message.id, after.id] if outbox else [after.id])
 
 
 # -- what a program tells, word by word --------------------------------------------------------------------------
@@ -280,7 +281,7 @@ async def test_every_event_is_recorded_as_what_it_is(tmp_path: Path) -> None:
         p.Settled(message=FIRST, outcome="acknowledged"),
         p.Disconnected(connection=2, reason="gone"),
     ]
-    connect = [p.ConnectFailed(connection=1, reason="refused"), p.Connected(connection=2)]
+    connect: Lines = [p.ConnectFailed(connection=1, reason="refused"), p.Connected(connection=2)]
     async with playing(tmp_path, connect=connect, post=script) as (here, alice):
         await alice.connected(DEADLINE_SECONDS)
         message = alice.post()
@@ -389,7 +390,7 @@ async def test_silence_after_a_post_is_a_failure_by_name(lines: Lines, hangs: bo
         async with playing(tmp_path, connect=[CONNECTED], post=lines, disconnect=[GONE]) as (here, alice):
             await alice.connected(DEADLINE_SECONDS)
             alice.post()
-            await driver_module.waiting.pause(0.5)
+            await waiting.pause(0.5)
             expected = [f"the client of alice: it hangs: it was given {FIRST}, and tells nothing of it"]
             assert here.failures == (expected if hangs else [])
             here.failures.clear()
@@ -398,8 +399,8 @@ async def test_silence_after_a_post_is_a_failure_by_name(lines: Lines, hangs: bo
 @in_event_loop
 async def test_wire_counts_the_bytes_of_its_connection(tmp_path: Path) -> None:
     """What is told before `connected` holds from then on; of another connection nothing is taken over."""
-    connect = [p.Wire(connection=1, sent=10, poll_pending=False), CONNECTED]
-    script = [
+    connect: Lines = [p.Wire(connection=1, sent=10, poll_pending=False), CONNECTED]
+    script: Lines = [
         *(INVOKE, ATTEMPT, p.Wire(connection=1, sent=60, poll_pending=True), OK),
         *(p.Wire(connection=2, sent=99, poll_pending=False), p.Settled(message=FIRST, outcome="acknowledged")),
     ]
@@ -428,7 +429,12 @@ async def hearing(folder: Path, *lines: p.AnyTold | str) -> AsyncIterator[tuple[
 @in_event_loop
 async def test_broadcasts_are_recorded_as_they_are_told(tmp_path: Path) -> None:
     """In their order, also what has another type, and what is not of this run."""
-    heard = [(f"{FIRST} text", 1), ("somebody else's", "a"), (None, None), (f"{FIRST} text", 1)]
+    heard: list[tuple[str | None, int | str | None]] = [
+        (f"{FIRST} text", 1),
+        ("somebody else's", "a"),
+        (None, None),
+        (f"{FIRST} text", 1),
+    ]
     lines = [p.Received(content=content, server_offset=offset) for content, offset in heard]
     async with hearing(tmp_path, *lines) as (here, rita):
         events = await here.recorded(h.Received, 4)
