@@ -480,14 +480,14 @@ _RECEIVERS_BROKEN_BY: dict[h.Receivers, frozenset[str]] = {
 }
 
 
-def threatens(kind: str, guarantee: h.Guarantee, order: h.Order) -> bool:
-    """Whether an anomaly of the store threatens what is claimed: a control that shows another one proves nothing.
+def threatens(kind: str, guarantee: h.Guarantee, order: h.Order, receivers: h.Receivers = "none") -> bool:
+    """Whether an anomaly threatens what is claimed: a control that shows another one proves nothing.
 
     A sender that is told a failure which is none threatens no claim, and still is a thing to show.
     """
     if kind == "reordered":
         return order != "none"
-    return kind in _BROKEN_BY[guarantee] or kind == "false_failure"
+    return kind in _BROKEN_BY[guarantee] | _RECEIVERS_BROKEN_BY[receivers] or kind == "false_failure"
 
 
 def breaks(anomaly: Anomaly, fates: Fates) -> bool:

@@ -149,6 +149,48 @@ class SenderLink(Link):
             await self.restore()
 
     @fault("link")
+    async def cut_ways_back(self, count: int, direction: Direction, seconds: float) -> Acts:
+        """Cut, and cut each connection after `count` bytes in that direction, for `seconds` after the message came.
+
+        What is longer than that does not get through: a handshake, an upgrade, a long message.
+        """
+        connection = await self.sender.connected(self._patience_seconds)
+        try:
+            await self.restore(_limit(count, direction))
+            await self._closed(connection)
+            message = yield None
+            await waiting.pause(seconds)
+            await self._require_unstored(message)
+            where = f"{_bytes(count)} {direction}"
+            yield f"every connection was cut after {where} while {message.id} waited for {seconds:g} s, and no row"
+        finally:
+            await self.restore()
+
+    @fault("link")
+    async def cut_probe(self, count: int, seconds: float) -> Acts:
+        """Cut, and cut the upgrade of the way back after `count` bytes upstream, which have to end within its probe.
+
+        The limit goes `seconds` later, and what is open then stays open.
+        """
+        connection = await self.sender.connected(self._patience_seconds)
+        limited = False
+        try:
+            await self.restore(_limit(count, "upstream"))
+            limited = True
+            await self._closed(connection)
+            await waiting.pause(seconds)
+            await self._proxy.remove_toxic(_limit(count, "upstream").name)
+            limited = False
+            message = yield None
+            await waiting.pause(seconds)
+            if self.sender.has_upgraded:
+                raise NotSeen("the upgrade went through")
+            yield f"the upgrade was cut after {_bytes(count)}, {seconds:g} s before {message.id} was posted"
+        finally:
+            if limited:
+                await self.restore()
+
+    @fault("link")
     async def silence(self, seconds: float) -> Acts:
         """Drop every byte in both directions of a connection that was just made, for `seconds` after the message left.
 
@@ -397,8 +439,34 @@ class ReceiverLink(Link):
             await self.restore()
 
     @fault("link")
+    async def cut_poll(self, count: int, seconds: float) -> Acts:
+        """Cut the response to the pending poll after `count` bytes; the message has to be what it carries.
+
+        The limit goes `seconds` after the message was stored, and what is open then stays open.
+        """
+        connection = await self.receiver.connected(self._patience_seconds)
+        await waiting.until(
+            lambda: connection.poll_pending,
+            awaited=f"the next poll of {self.receiver.name}",
+            timeout_seconds=self._patience_seconds,
+        )
+        limited = False
+        try:
+            await self._proxy.add_toxic(*_limit(count, "downstream"))
+            limited = True
+            message = yield None
+            await self._store.wait_for(message)
+            await waiting.pause(seconds)
+            if message.id in self.receiver.messages:
+                raise NotSeen(f"{self.receiver.name} received it")
+            yield f"the response to the poll of {self.receiver.name} was cut after {_bytes(count)} of {message.id}"
+        finally:
+            if limited:
+                await self._proxy.remove_toxic(_limit(count, "downstream").name)
+
+    @fault("link")
     async def cut_behind(self) -> Acts:
-        """Cut the connection right behind the message, when the receiver has got it."""
+        """Cut the connection when the receiver has got the message; it comes back at the end."""
         try:
             message = yield None
             connection = await self.receiver.connected(self._patience_seconds)
@@ -407,7 +475,7 @@ class ReceiverLink(Link):
                 awaited=f"{self.receiver.name} to receive {message.id}",
                 timeout_seconds=self._patience_seconds,
             )
-            await self.restore()
+            await self.close()
             await waiting.within(
                 asyncio.shield(connection.closed),
                 awaited=f"the connection of {self.receiver.name} to be cut",

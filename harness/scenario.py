@@ -30,9 +30,10 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class Control(msgspec.Struct, frozen=True):
-    """The schedule with a protection off: another policy of the sender, no outbox, or a server of the target's own.
+    """The schedule with a protection off.
 
-    Also one on another target, or with another client. `expected` is the anomaly that it must show on the bitten
+    Another policy of the sender, no outbox, receivers that forget their offset, a server of the target's own; also one
+    on another target, or with another client. `expected` is the anomaly that it must show on the bitten
     message. Where `exactly` is given, it must show these kinds of anomalies and no others. A schedule that needs luck
     is tried up to `tries` times. `order` is what it is judged by, where that is not what its target claims. A schedule
     whose traffic shows the anomaly without any fault has no null.
@@ -43,6 +44,7 @@ class Control(msgspec.Struct, frozen=True):
     policy: h.Policy = "persistent"
     server: str | None = None
     outbox: bool = True
+    forgets: bool = False
     target: str | None = None
     client: str | None = None
     exactly: tuple[Kind, ...] | None = None
@@ -58,6 +60,7 @@ CONTROLS = {
         Control("new-offset", "duplicate", policy="new-offset"),
         Control("without_unique", "duplicate", server="without_unique"),
         Control("without_outbox", "silent_drop", outbox=False),
+        Control("without_offset", "repeated", forgets=True),
         # What the tutorial says of the client's own ways; the last of them needs a fault that it shows nothing without.
         Control("fire-and-forget", "lost", policy="fire-and-forget"),
         Control("resend", "reordered", policy="resend"),
@@ -135,7 +138,7 @@ def scenario(
         policy: of the senders in the run of the claim, where it is not what the target's guarantee asks for.
         guarantee: what this policy can keep, where that is less than what the target claims.
         linux: it needs something that only Linux has.
-        server: the control server of the target that the claim runs on, where the target has it.
+        server: the control server of runs whose senders ask for no acknowledgement, where the target has it.
 
     Raises:
         HarnessError: one of these is not what is said here.
@@ -246,7 +249,10 @@ def not_offered(case: Case) -> str | None:
     if (policy := _policy(case)) not in KINDS[case.client].policies:
         return f"the client {case.client} has no policy {policy!r}"
     if declared.controls and not _controls(case):
-        if any(checker.threatens(control.expected, claims.guarantee, claims.order) for control in declared.controls):
+        if any(
+            checker.threatens(control.expected, claims.guarantee, claims.order, claims.receivers)
+            for control in declared.controls
+        ):
             return "the target offers none of its controls"
         threats = " or ".join(sorted({repr(control.expected) for control in declared.controls}))
         return f"a message that is {threats} does not break {claims.guarantee!r}"
@@ -269,7 +275,7 @@ def _controls(case: Case) -> tuple[Control, ...]:
         for control in case.scenario.controls
         if control.exactly is not None
         or (
-            checker.threatens(control.expected, claims.guarantee, claims.order)
+            checker.threatens(control.expected, claims.guarantee, claims.order, claims.receivers)
             and (control.server is None or getattr(case.target.controls, control.server) is not None)
             and control.policy in KINDS[control.client or case.client].policies
         )
@@ -312,16 +318,22 @@ def runs(case: Case) -> list[Run]:
     for control in _controls(case):
         on = target.load(control.target) if control.target is not None else case.target
         client = control.client or case.client
+        server = control.server or _server(case.scenario, on, control.policy)
         if control.has_null:
-            planned.append(Run("null", control, control.policy, control.server, alone, client, on))
+            planned.append(Run("null", control, control.policy, server, alone, client, on))
         planned += [
-            Run("control", control, control.policy, control.server, alone, client, on, trial)
+            Run("control", control, control.policy, server, alone, client, on, trial)
             for trial in range(1, control.tries + 1)
         ]
-    server = case.scenario.server
-    if server is not None and getattr(case.target.controls, server) is None:
-        server = None
-    return [*planned, Run("claim", None, _policy(case), server, parameters, case.client, case.target)]
+    policy = _policy(case)
+    server = _server(case.scenario, case.target, policy)
+    return [*planned, Run("claim", None, policy, server, parameters, case.client, case.target)]
+
+
+def _server(declared: Scenario, on: Target, policy: h.Policy) -> str | None:
+    """The server that a scenario wants for senders which ask for no acknowledgement, where the target has it."""
+    wanted = declared.server if policy == "fire-and-forget" else None
+    return wanted if wanted is not None and getattr(on.controls, wanted) is not None else None
 
 
 def is_needless(run: Run, histories: Mapping[str, History]) -> bool:

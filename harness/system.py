@@ -18,7 +18,6 @@ from harness.clients.author import Message, Offsets, patience_seconds
 from harness.clients.client import Dialer
 from harness.clients.driver import DriverReceiver, DriverSender, Program
 from harness.clients.kinds import KINDS
-from harness.clients.protocol import Style
 from harness.clients.receiver import Receiver
 from harness.clients.sender import Sender
 from harness.errors import HarnessError, TargetError, reason
@@ -261,14 +260,12 @@ class System:
         policy = policy or self._run.policy
         if self._kind.command is not None:
             return await self._driver(name, self._kind.command, policy, offsets)
-        sender = Sender(
-            name,
-            self._dialer,
-            await self._link(SenderLink, name),
-            policy=policy,
-            random_numbers=self._random,
-            offsets=offsets or "random",
-        )
+        return await self._own_sender(name, policy, offsets or "random")
+
+    async def _own_sender(self, name: str, policy: h.Policy, offsets: Offsets) -> Sender:
+        """A sender with the harness's own client, in this process."""
+        link = await self._link(SenderLink, name)
+        sender = Sender(name, self._dialer, link, policy=policy, random_numbers=self._random, offsets=offsets)
         self._cleanup.push_async_callback(sender.close)
         self._senders.append(sender)
         return sender
@@ -316,12 +313,14 @@ class System:
             ClientError: it cannot be started.
         """
         link = await self._link(ReceiverLink, name)
+        forgets = self._run.control is not None and self._run.control.forgets
         if self._kind.command is None:
-            receiver: Receiver | DriverReceiver = Receiver(name, link.port, self._dialer)
+            receiver: Receiver | DriverReceiver = Receiver(name, link.port, self._dialer, forgets=forgets)
         else:
-            style: Style = "tutorial" if self._run.policy.startswith("tutorial") else "hardened"
             program = self._program(name, self._kind.command, None)
-            receiver = DriverReceiver(name, link.port, self._dialer, program, style)
+            receiver = DriverReceiver(
+                name, link.port, self._dialer, program, self._run.policy, "forgetful" if forgets else None
+            )
         receiver.link, link.receiver = link, receiver
         self._cleanup.push_async_callback(receiver.close)
         self._receivers.append(receiver)
@@ -399,7 +398,8 @@ class System:
         """
         await self._drain()
         if self._receivers and self.server.is_running:  # to a server that has crashed nobody can say anything
-            marker = await self.sender(h.MARKER, "persistent")
+            answered = self._run.server != "without_acknowledgement"
+            marker = await self._own_sender(h.MARKER, "persistent" if answered else "fire-and-forget", "random")
             await marker.send()
         await self._settle()
         await self._toxiproxy.alive()

@@ -154,7 +154,7 @@ def load(path_or_name: str) -> Target:
 def _find(path_or_name: str) -> Path:
     given = Path(path_or_name)
     shipped = SHIPPED / path_or_name / "target.toml"
-    for candidate in (given, given / "target.toml", shipped):
+    for candidate in (given, given / "target.toml", shipped, SHIPPED / path_or_name):
         with contextlib.suppress(OSError):  # a name that is too long, a folder that is closed to us
             if candidate.is_file():
                 return candidate

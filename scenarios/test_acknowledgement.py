@@ -10,6 +10,7 @@ from harness.system import System
     family="ack-lost",
     controls=["new-offset", "without_unique"],
     variants={"one": {"senders": 1}, "five": {"senders": 5}},
+    transports=["websocket", "polling", "upgrade"],
 )
 async def test_resend_after_lost_acknowledgement_is_stored_once(system: System, senders: int) -> None:
     """A commit whose acknowledgement is lost is sent again, yet stored once; the other senders notice nothing."""

@@ -7,7 +7,11 @@ from harness.scenario import scenario
 from harness.system import System
 
 
-@scenario(family="baseline", variants={"one": {"senders": 1}, "five": {"senders": 5}})
+@scenario(
+    family="baseline",
+    variants={"one": {"senders": 1}, "five": {"senders": 5}},
+    transports=["websocket", "polling", "upgrade"],
+)
 async def test_every_message_is_stored_once_in_order(system: System, senders: int) -> None:
     """Senders that each have one message in flight find all of them stored once, in their order."""
     await asyncio.gather(*(sender.send_many(KINDS) for sender in await system.senders(senders)))

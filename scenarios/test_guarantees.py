@@ -1,4 +1,8 @@
-"""What the tutorial says of the client's own ways, each named after its claim."""
+"""What the tutorial says of delivery, each scenario named after its claim.
+
+Clients and targets beside each other:
+`pytest scenarios/test_guarantees.py --client python --client node --target tutorial-node --target hardened-node`.
+"""
 
 from harness.clients.author import Offsets
 from harness.scenario import scenario
@@ -8,19 +12,21 @@ from harness.system import System
 @scenario(
     family="at-most-once",
     controls=["fire-and-forget"],
-    variants={"cut": {"cause": "cut"}, "kill": {"cause": "kill"}, "lock": {"cause": "lock"}},
+    variants={cause: {"cause": cause} for cause in ("cut", "kill", "restart", "lock")},
     transports=["websocket"],
     policy="fire-and-forget",
     guarantee="at-most-once",
+    server="without_acknowledgement",
 )
 async def test_plain_emit_is_delivered_at_most_once(system: System, cause: str) -> None:
-    """A plain emit is never stored twice; a cut, a kill and a locked database each lose it."""
+    """A plain emit is never stored twice; a cut, a kill, a restart and a locked database each lose it."""
     alice = await system.sender("alice")
     await system.store.wait_for(await alice.send())  # nothing else tells that it has arrived
 
     causes = {
         "cut": alice.link.flap(1),
         "kill": system.server.kill_mid_emit(alice.link),
+        "restart": system.server.restart_while_held(alice.link),
         "lock": system.store.lock(system.seconds(ack_timeouts=0.5)),
     }
     async with system.inject(causes[cause]) as fault:
@@ -30,7 +36,13 @@ async def test_plain_emit_is_delivered_at_most_once(system: System, cause: str) 
     await alice.send()
 
 
-@scenario(family="buffered", controls=["once"], transports=["websocket"], policy="fire-and-forget")
+@scenario(
+    family="buffered",
+    controls=["once"],
+    transports=["websocket"],
+    policy="fire-and-forget",
+    server="without_acknowledgement",
+)
 async def test_plain_emits_are_buffered_while_disconnected(system: System) -> None:
     """What is emitted while disconnected is sent after the reconnect, in order; what drops it loses it."""
     alice = await system.sender("alice")
@@ -106,6 +118,44 @@ async def test_retries_deliver_at_least_once_in_order(system: System) -> None:
 
 
 @scenario(
+    family="exactly-once",
+    controls=["without_unique", "new-offset"],
+    variants={"constraint": {}},
+    transports=["websocket"],
+    policy="retries=3",
+)
+async def test_resend_of_a_stored_message_is_acknowledged_through_the_constraint(system: System) -> None:
+    """A message whose server died between its row and its answer is acknowledged by the next, and stored once."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(system.server.kill_after_commit(alice.link)) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@scenario(
+    family="exactly-once",
+    controls=["once"],
+    variants={"error": {}},
+    transports=["websocket"],
+    policy="retries=3",
+)
+async def test_database_error_is_not_acknowledged_and_leads_to_a_resend(system: System) -> None:
+    """A message that a locked database refuses gets no answer, is sent again, and is stored once."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(system.store.lock(system.seconds(ack_timeouts=1.5))) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@scenario(
     family="retries",
     controls=["retries"],
     variants={"unanswered": {"sends": 4}},
@@ -142,3 +192,19 @@ async def test_any_unique_offset_makes_delivery_exactly_once(system: System, off
         await fault.bitten(message)
 
     await alice.send()
+
+
+@scenario(family="replay", controls=["without_offset"], transports=["websocket"])
+async def test_receiver_that_was_away_gets_every_row_once_in_order(system: System) -> None:
+    """A receiver that is cut behind a message gets what follows when it is back, and that message not again."""
+    bob = await system.receiver("bob")
+    alice = await system.sender("alice")
+    await bob.heard(await alice.send())
+
+    async with system.inject(bob.link.cut_behind()) as fault:
+        message = await alice.send()
+        await fault.bitten(message)
+        await alice.send_many(3)
+
+    await bob.online()
+    await bob.heard(await alice.send())

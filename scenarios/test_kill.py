@@ -4,7 +4,7 @@ from harness.scenario import scenario
 from harness.system import System
 
 
-@scenario(family="kill", controls=["once"], variants={"mid-emit": {}})
+@scenario(family="kill", controls=["once"], variants={"mid-emit": {}}, transports=["websocket", "polling", "upgrade"])
 async def test_message_in_flight_at_a_kill_is_stored_once(system: System) -> None:
     """A message that has left its sender when the server is killed is stored once, after the restart."""
     alice = await system.sender("alice")

@@ -11,6 +11,8 @@ from harness.system import System
 
 # So long that a handshake and a short message are shorter.
 LONG, HANDSHAKE_BYTES = "a long text " * 400, 2000
+# The official client's request for an upgrade has 285 bytes, and its probe 12.
+PROBE_BYTES = 291
 
 
 @known_defect("A1")
@@ -187,6 +189,19 @@ async def stored_row_is_reported_as_an_error(system: System) -> None:
     await alice.send()
 
 
+@known_defect("A20", tries=10)
+async def lock_is_released_while_several_inserts_wait(system: System) -> None:
+    """Messages of six clients that wait for a database which is locked for a while."""
+    everyone = await system.senders(6)
+    await asyncio.gather(*(sender.send() for sender in everyone))
+
+    async with system.inject(system.store.lock(system.seconds(ack_timeouts=0.35))) as fault:
+        message, *_ = [sender.post() for sender in everyone]
+        await fault.bitten(message)
+
+    await asyncio.gather(*(sender.send() for sender in everyone))
+
+
 @known_defect("B1")
 async def recovery_is_cut_behind_the_first_missed_messages(system: System) -> None:
     """Messages that a receiver has missed, and was about to be sent when it was cut again."""
@@ -251,3 +266,114 @@ async def six_clients_write_at_once(system: System) -> None:
     """Messages of six clients, each as fast as they are acknowledged."""
     await system.receiver("rita")
     await asyncio.gather(*(sender.send_many(30) for sender in await system.senders(6)))
+
+
+@known_defect("P1", policy="resend", transport="polling")
+async def poll_is_cut_in_the_head_of_its_response(system: System) -> None:
+    """A message whose way to a receiver is cut before the first byte that says what it is."""
+    bob = await system.receiver("bob")
+    alice = await system.sender("alice")
+    await bob.heard(await alice.send())
+
+    async with system.inject(bob.link.cut_poll(50, system.seconds(ack_timeouts=0.5))) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await bob.heard(await alice.send())
+    await alice.send()
+
+
+@known_defect("P2", policy="resend", transport="polling")
+async def poll_is_cut_in_the_body_of_its_response(system: System) -> None:
+    """A message whose way to a receiver is cut within it."""
+    bob = await system.receiver("bob")
+    alice = await system.sender("alice")
+    await bob.heard(await alice.send())
+
+    async with system.inject(bob.link.cut_poll(300, system.seconds(ack_timeouts=0.5))) as fault:
+        message = alice.post(LONG)
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("P3", policy="resend", transport="polling")
+async def reconnect_is_cut_in_the_body_of_its_response(system: System) -> None:
+    """A message of a client whose ways back are cut for a while within what tells it its id."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    cut = alice.link.cut_ways_back(250, "downstream", system.seconds(ack_timeouts=1.5))
+    async with system.inject(cut) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect(
+    "P4",
+    policy="persistent",
+    transport="upgrade",
+    clients=("node", "node"),
+    targets=("tutorial-python", "hardened-node"),
+)
+async def upgrade_is_cut_within_its_probe(system: System) -> None:
+    """A message of a client that was polling when its upgrade was cut."""
+    alice = await system.sender("alice")
+    await alice.send()
+
+    async with system.inject(alice.link.cut_probe(PROBE_BYTES, system.seconds(ack_timeouts=0.5))) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect(
+    "P5",
+    policy="fire-and-forget",
+    targets=("tutorial-python/fractional.toml", "reference"),
+    has_null=False,
+)
+async def ping_interval_has_a_fraction(system: System) -> None:
+    """A message that is posted when the connection has ended by itself, if it does."""
+    alice = await system.sender("alice")
+    await alice.send()
+    await alice.dropped_within(system.seconds(ack_timeouts=3))
+    alice.post()
+    await alice.send()
+
+
+@known_defect("P6", policy="resend", transport="polling", has_null=False)
+async def client_disconnects_and_connects_again(system: System) -> None:
+    """A message of a user that went away and came back at once."""
+    alice = await system.sender("alice")
+    await alice.idle()
+    alice.disconnect()
+    alice.connect()
+    await alice.send()
+
+
+@known_defect("P7", policy="fire-and-forget", transport="polling", has_null=False)
+async def more_than_sixteen_emits_in_one_request(system: System) -> None:
+    """Messages that wait for the end of a request, and are all sent in the next one."""
+    alice = await system.sender("alice")
+    await system.store.wait_for(await alice.send())
+
+    async with system.inject(alice.link.freeze("upstream", system.seconds(ack_timeouts=0.3))) as fault:
+        message = alice.post()
+        for _ in range(30):
+            alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
+@known_defect("P8", policy="fire-and-forget", transport="polling", has_null=False)
+async def message_does_not_fit_into_one_read(system: System) -> None:
+    """A message of a little more than half a megabyte."""
+    alice = await system.sender("alice")
+    await system.store.wait_for(await alice.send())
+    alice.post("x" * 600_000)
+    await alice.send()

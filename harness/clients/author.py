@@ -200,6 +200,17 @@ class Author:
         )
         return connection
 
+    @property
+    def has_upgraded(self) -> bool:
+        """Whether it has a connection, and that is one over WebSocket: no poll has ended on it since it was made."""
+        raise NotImplementedError
+
+    async def dropped_within(self, seconds: float) -> bool:
+        """Wait until its connection has ended by itself, for so long; whether it has."""
+        connection = await self.connected(patience_seconds(self._dialer))
+        await asyncio.wait((connection.closed,), timeout=seconds)
+        return connection.closed.done()
+
     async def left(self, message: Message) -> int:
         """Wait until the last attempt of a message has left a connection that was idle; returns its bytes so far.
 
@@ -224,6 +235,14 @@ class Author:
 
     def take(self, message: Message) -> None:
         """Have a message emitted, behind those that were taken before."""
+        raise NotImplementedError
+
+    def disconnect(self) -> None:
+        """Have the user go away, until `connect`."""
+        raise NotImplementedError
+
+    def connect(self) -> None:
+        """Have the user come back."""
         raise NotImplementedError
 
     async def online(self) -> object:

@@ -245,6 +245,11 @@ class Connection:
         return bool(eio.current_transport != "polling" or self._meter.polls > eio.polls_answered)
 
     @property
+    def is_websocket(self) -> bool:
+        """Whether it is one over WebSocket, from its beginning or since its upgrade."""
+        return bool(self._client.eio.current_transport == "websocket")
+
+    @property
     def cut(self) -> str:
         """What a cut has hit: over polling the TCP connection of one request, and the other ends after it."""
         failed = self._client.eio.first_failed

@@ -54,6 +54,7 @@ class DriverConnection:
         self.bytes_sent = 0
         self.last_unit_bytes = 0
         self.poll_pending = True
+        self.polls_ended = 0
 
     @property
     def is_open(self) -> bool:
@@ -70,7 +71,7 @@ class Driver:
         port: of its link.
         program: how it is started.
         policy: the way of sending.
-        style: what it does with broadcasts.
+        style: what it does with broadcasts; by default what goes with its way of sending.
         seed: for what it has to draw.
         hear: called with what it tells of messages and broadcasts.
         ended: called when the program has ended in any way.
@@ -89,7 +90,7 @@ class Driver:
         program: Program,
         *,
         policy: h.Policy,
-        style: p.Style,
+        style: p.Style | None = None,
         seed: int,
         hear: Callable[[p.AnyTold], None],
         ended: Callable[[], None] = lambda: None,
@@ -104,7 +105,7 @@ class Driver:
         self._port = port
         self._program = program
         self._policy: h.Policy = policy
-        self._style: p.Style = style
+        self._style: p.Style = style or _style(policy)
         self._seed = seed
         self._hear_more = hear
         self._tell_end = ended
@@ -255,6 +256,7 @@ class Driver:
     def _take_wire(self, wire: p.Wire | None) -> None:
         connection = self.connection
         if wire is not None and connection is not None and connection.number == self._numbers_before + wire.connection:
+            connection.polls_ended += connection.poll_pending and not wire.poll_pending
             connection.bytes_sent, connection.poll_pending = wire.sent, wire.poll_pending
 
     def _closed(self, reason: str) -> None:
@@ -272,6 +274,11 @@ class Driver:
     def number_of(self, connection: int) -> int:
         """The number that one of its connections has in this run."""
         return self._numbers_before + connection
+
+
+def _style(policy: h.Policy) -> p.Style:
+    """Who sends as the tutorial's page does receives like it, too."""
+    return "tutorial" if policy.startswith("tutorial") else "hardened"
 
 
 class DriverSender(Author):
@@ -311,7 +318,6 @@ class DriverSender(Author):
             link.port,
             program,
             policy=policy,
-            style="tutorial" if policy.startswith("tutorial") else "hardened",
             seed=random_numbers.getrandbits(32),
             hear=self._hear,
             ended=self._forget_open,
@@ -352,6 +358,12 @@ class DriverSender(Author):
             WaitTimeout: it was not, by the deadline.
         """
         return await self._driver.connected(timeout_seconds)
+
+    @property
+    def has_upgraded(self) -> bool:
+        """Whether it has a connection, and that is one over WebSocket: no poll has ended on it since it was made."""
+        connection = self._driver.connection
+        return connection is not None and not connection.polls_ended
 
     def disconnect(self) -> None:
         """Have the user go away, until `connect`."""
@@ -539,12 +551,14 @@ class DriverReceiver:
 
     link: "ReceiverLink"
 
-    def __init__(self, name: str, port: int, dialer: Dialer, program: Program, style: p.Style = "hardened") -> None:
+    def __init__(
+        self, name: str, port: int, dialer: Dialer, program: Program, policy: h.Policy, style: p.Style | None = None
+    ) -> None:
         self.name = name
         self.messages: set[str] = set()
         self._dialer = dialer
         self._recorder = dialer.recorder
-        self._driver = Driver(name, dialer, port, program, policy="persistent", style=style, seed=0, hear=self._receive)
+        self._driver = Driver(name, dialer, port, program, policy=policy, style=style, seed=0, hear=self._receive)
         self._recorder.record(h.Receiving(time=self._recorder.now(), receiver=name))
 
         self.connect_failures, self.endings = self._driver.connect_failures, self._driver.endings

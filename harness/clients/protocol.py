@@ -6,7 +6,7 @@ import msgspec
 
 from harness import history as h
 
-Style = Literal["hardened", "tutorial"]
+Style = Literal["hardened", "tutorial", "forgetful"]
 """Which broadcasts a receiver takes, and with which offset it comes back."""
 
 

@@ -23,11 +23,14 @@ async def patiently_heard(messages: set[str], message: Message, dialer: Dialer) 
 
 
 class Receiver(Client):
-    """A client that listens, on a link of its own. `messages` are the identities that it has heard so far."""
+    """A client that listens, on a link of its own. `messages` are the identities that it has heard so far.
+
+    For controls, one that `forgets` comes back without its offset.
+    """
 
     link: "ReceiverLink"
 
-    def __init__(self, name: str, port: int, dialer: Dialer) -> None:
+    def __init__(self, name: str, port: int, dialer: Dialer, *, forgets: bool = False) -> None:
         self.messages: set[str] = set()
         self._server_offset: int | float | str = 0
         assert dialer.protocol.broadcast is not None
@@ -36,7 +39,7 @@ class Receiver(Client):
             port,
             dialer,
             handlers={dialer.protocol.broadcast: self._receive},
-            auth=lambda: {"serverOffset": self._server_offset},
+            auth=lambda: {"serverOffset": 0 if forgets else self._server_offset},
         )
         dialer.recorder.record(h.Receiving(time=dialer.recorder.now(), receiver=name))
 

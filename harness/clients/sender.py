@@ -197,6 +197,11 @@ class Sender(Client, Author):
         message.emissions += 1
         return True
 
+    @property
+    def has_upgraded(self) -> bool:
+        """Whether it has a connection, and that is one over WebSocket."""
+        return self.connection is not None and self.connection.is_websocket
+
     def offset_at(self, count: int) -> str:
         """The tutorial's offset of a message before which there were `count`: the connection's id and a counter."""
         return f"{self.connection.sid if self.connection is not None else 'undefined'}-{count}"

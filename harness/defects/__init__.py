@@ -163,6 +163,15 @@ DEFECTS = {
             remedy="broadcast what is in the table, not what a handler has just done",
         ),
         Defect(
+            id="A20",
+            schedule="several INSERTs wait for a lock, and it is released when one of them has just given up",
+            happens="the next one succeeds, is broadcast and acknowledged, and is rolled back: it is nowhere",
+            shows=("lost",),
+            cause="sqlite3 runs the statements of one connection in several threads: one that is busy and not yet"
+            " finalized keeps the next from its commit, and takes it along when it ends.",
+            remedy="one statement at a time on a connection that writes, or an explicit transaction for each",
+        ),
+        Defect(
             id="B1",
             schedule="a receiver's way back is cut behind the first missed messages, before the end of its recovery",
             happens="it gets those messages twice",
@@ -194,6 +203,74 @@ DEFECTS = {
             cause="Each handler broadcasts when its own INSERT has called back, in whatever order that is.",
             remedy="one publisher that follows the table",
         ),
+        Defect(
+            id="P1",
+            schedule="over polling, the response to a receiver's poll is cut in its head",
+            happens="what it carried is lost for good: a hole, and no `disconnect` event",
+            shows=("missed",),
+            cause="aiohttp's client sends a GET again by itself; a poll takes packets out of the server's queue.",
+            remedy="WebSocket only; or a session whose hidden retry is switched off",
+            upstream="https://github.com/aio-libs/aiohttp/issues/10790",
+        ),
+        Defect(
+            id="P2",
+            schedule="over polling, the response to a receiver's poll is cut in its body",
+            happens="the client stays connected for ever, and nothing arrives any more",
+            shows=("missed",),
+            cause="The error is raised outside the guarded call and ends the read loop, and nobody notices.",
+            remedy="WebSocket only; or read the body where the request is guarded",
+        ),
+        Defect(
+            id="P3",
+            schedule="over polling, the response to the handshake of a reconnect is cut in its body",
+            happens="the client never connects again, and says nothing",
+            shows=("stuck",),
+            cause="The same error ends the reconnect task.",
+            remedy="WebSocket only; or a reconnect of one's own",
+        ),
+        Defect(
+            id="P4",
+            schedule="the upgrade to WebSocket is cut within its probe (python-engineio's server)",
+            happens="every poll is answered with NOOP at once; the client is never connected",
+            shows=("stuck",),
+            cause="The server waits for the end of an upgrade that has failed, and gives polls nothing meanwhile.",
+            remedy="one transport only",
+            upstream="https://github.com/miguelgrinberg/python-socketio/issues/1357",
+        ),
+        Defect(
+            id="P5",
+            schedule="a server with a ping interval of 0.9 s, and a client that does nothing",
+            happens="its connection is dropped again and again; what is emitted then is lost",
+            shows=("lost",),
+            cause="The interval is cut to whole seconds before it is told to the client: 0.",
+            remedy="whole seconds",
+        ),
+        Defect(
+            id="P6",
+            schedule="over polling, a client disconnects and connects again",
+            happens="it is away until the server's next ping, up to 25 s",
+            shows=("stuck",),
+            cause="`disconnect()` waits for the poll that is pending.",
+            remedy="WebSocket only; or tear the connection down",
+        ),
+        Defect(
+            id="P7",
+            schedule="over polling, more than 16 emits in one request",
+            happens="none of them is stored, and nobody is told",
+            shows=("lost",),
+            cause="`Payload.max_decode_packets` is 16, and a payload with more is rejected whole.",
+            remedy="raise it, in the server and in the client",
+            upstream="https://github.com/miguelgrinberg/python-engineio/issues/142",
+        ),
+        Defect(
+            id="P8",
+            schedule="over polling, a message of 600,000 characters, on aiohttp",
+            happens="it is not stored, and its request is answered with 200",
+            shows=("lost",),
+            cause="The server takes what one read of the request's body returns for all of it.",
+            remedy="WebSocket only; or read the body to its end",
+            upstream="https://github.com/miguelgrinberg/python-socketio/issues/368",
+        ),
     )
 }
 
@@ -206,6 +283,8 @@ def known_defect(
     guarantee: h.Guarantee | None = None,
     server: str | None = None,
     transport: Literal["websocket", "polling", "upgrade"] = "websocket",
+    clients: tuple[str, str] | None = None,
+    targets: tuple[str, str] | None = None,
     tries: int = 1,
     order: h.Order | None = None,
     has_null: bool = True,
@@ -223,20 +302,26 @@ def known_defect(
         guarantee: what that policy can keep.
         server: the tutorial's server with this switch.
         transport: over which both run.
+        clients: the one that has to show it and the hardened one, where they are not those of its kind.
+        targets: likewise.
         tries: how often the schedule is tried until it shows, where that needs luck.
         order: by which the tutorial's run is judged.
         has_null: whether the schedule without its fault has to show nothing.
         linux: it needs something that only Linux has.
     """
     defect = DEFECTS[number]
+    client, hardened_client = clients or (("python-stock", "python") if defect.of_python else ("node", "node"))
+    target, hardened_target = targets or (
+        ("tutorial-python", "reference") if defect.of_python else ("tutorial-node", "hardened-node")
+    )
     control = Control(
         name="stock" if defect.of_python else "tutorial",
         expected=defect.shows[0] if defect.shows else "none",
         exactly=defect.shows,
         policy=policy,
         server=server,
-        target="tutorial-python" if defect.of_python else "tutorial-node",
-        client="python-stock" if defect.of_python else None,
+        target=target,
+        client=client,
         tries=tries,
         order=order,
         has_null=has_null,
@@ -252,8 +337,8 @@ def known_defect(
             policy=claims_policy,
             guarantee=guarantee,
             linux=linux,
-            target="reference" if defect.of_python else "hardened-node",
-            clients=("python",) if defect.of_python else ("node",),
+            target=hardened_target,
+            clients=(hardened_client,),
             label=number,
             item=ITEM,
         )

@@ -39,7 +39,12 @@ function received(content, offset) {
   });
 }
 
-const STYLES = { tutorial, hardened };
+function forgetful(socket, broadcast) {
+  socket.auth = { serverOffset: 0 };
+  socket.on(broadcast, received);
+}
+
+const STYLES = { tutorial, hardened, forgetful };
 
 /**
  * Listen to a broadcast, from the next connection on.
