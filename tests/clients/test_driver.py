@@ -418,7 +418,9 @@ async def hearing(folder: Path, *lines: p.AnyTold | str) -> AsyncIterator[tuple[
     """A receiver whose program tells these lines."""
     nobody = 1
     async with clients(folder, nobody) as here:
-        receiver = DriverReceiver("rita", nobody, here.dialer, planned(folder, connect=[CONNECTED, *lines]))
+        receiver = DriverReceiver(
+            "rita", nobody, here.dialer, planned(folder, connect=[CONNECTED, *lines]), "persistent"
+        )
         await receiver.start()
         try:
             yield here, receiver
