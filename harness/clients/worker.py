@@ -163,7 +163,7 @@ class _Speaker(Sender):
             if server_offset in self._shown:
                 return
             self._shown.add(server_offset)
-        if server_offset is not None:
+        if server_offset is not None and self._receive.style != "forgetful":
             self._server_offset = self._next_offset(server_offset)
         _tell(p.Received(content=text if isinstance(text, str) else None, server_offset=server_offset))
 
