@@ -185,7 +185,7 @@ def test_several_processes_install_once(machine: _Machine) -> None:
 
 def test_installer_that_is_killed_midway_leaves_nothing_half(machine: _Machine) -> None:
     """SIGKILL in the middle of `npm ci` leaves no folder of packages and no npm, and the next call succeeds."""
-    machine.put_npm(after=f"echo $$ > {machine.path}/npm.pid\nexec sleep 60")
+    machine.put_npm(after=f"sleep 0.5\necho $$ > {machine.path}/npm.pid\nexec sleep 60")
     process = installing(machine)
     pid = machine.path / "npm.pid"
     deadline = time.monotonic() + 20

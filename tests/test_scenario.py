@@ -217,8 +217,35 @@ def test_control_is_a_policy_or_a_server_and_what_it_has_to_show(
 
 
 def test_every_control_is_known_above() -> None:
-    """The table above leaves no control out."""
-    assert len(s.CONTROLS) == 8
+    """The table above leaves no control out, but the one of receivers."""
+    assert len(s.CONTROLS) == 9
+
+
+def test_control_of_receivers_runs_where_something_is_promised_to_them() -> None:
+    """Receivers that forget their offset threaten only a target that promises them something."""
+    of = declared(controls=("without_offset",))
+    promises = msgspec.structs.replace(target(), claims=Claims(receivers="exactly-once", replay=True))
+    null, control, claim = s.runs(case(of, on=promises))
+    assert [run.control.forgets for run in (null, control) if run.control is not None] == [True, True]
+    assert (control.policy, claim.control) == ("persistent", None)
+    assert s.not_offered(case(of)) == "a message that is 'repeated' does not break 'exactly-once'"
+
+
+@pytest.mark.parametrize(
+    ("policy", "offered", "server"),
+    [
+        ("fire-and-forget", True, "without_acknowledgement"),
+        ("fire-and-forget", False, None),
+        ("persistent", True, None),
+    ],
+)
+def test_server_of_a_scenario_is_for_senders_that_ask_for_nothing(
+    policy: h.Policy, offered: bool, server: str | None
+) -> None:
+    """The control server that a scenario names is run under `fire-and-forget`, where the target has it."""
+    of = declared(server="without_acknowledgement", policy=policy, controls=("once",))
+    null, control, claim = s.runs(case(of, on=target(without_acknowledgement=offered)))
+    assert (null.server, control.server, claim.server) == (None, None, server)
 
 
 def test_controls_and_nulls_run_with_one_sender() -> None:
