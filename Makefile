@@ -1,17 +1,26 @@
-# Two commands: `make scenarios` and `make test`. Each sets up what it needs, once.
+# Three commands: `make scenarios`, `make node` and `make test`. Each sets up what it needs, once.
 
 PYTHON ?= python3
 VENV := .venv
 RUNS ?= 20
 READY := $(VENV)/.ready
 
-.PHONY: scenarios soak test lint bench clean
+.PHONY: scenarios node soak test lint bench clean
 
 # Three workers on two cores: a good part of a scenario is waiting for timeouts and restarts.
 scenarios: $(READY)
 	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal
 
-# The same, RUNS times in a row, each with a new seed; then a table of what was not kept each time.
+# With the official JavaScript client and a Node server: every scenario, then the tutorial's claims with both clients on
+# all shipped servers. The second runs whatever became of the first.
+node: $(READY)
+	status=0; \
+	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal --client node --target hardened-node || status=$$?; \
+	$(VENV)/bin/pytest scenarios/test_guarantees.py -n 3 --dist worksteal --client python --client node \
+		--target reference --target tutorial-node --target hardened-node || status=$$?; \
+	exit $$status
+
+# The same as `make scenarios`, RUNS times in a row, each with a new seed; then a table of what was not kept each time.
 soak: $(READY)
 	$(VENV)/bin/python -m harness soak --runs $(RUNS)
 
@@ -27,7 +36,7 @@ bench: $(READY)
 	$(VENV)/bin/python benchmarks/bench.py
 
 # The virtual environment, with the versions of requirements.lock; made again when they or the project's metadata change.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml harness/node/package-lock.json
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "midemit needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3 ..."; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

@@ -3,12 +3,17 @@
 * Judging a history against merely decoding its file.
 * A whole run (system, one message, final read) against the bare floor: the same server started, one message by the
   stock client, the server stopped.
+* Messages a second stored exactly once without a fault, by one and by 50 senders through Toxiproxy: the reference
+  server and the hardened Node server in turn, and each with and without the recording of the history.
 """
 
 import asyncio
+import itertools
 import os
+import random
 import signal
 import statistics
+import string
 import subprocess
 import sys
 import tempfile
@@ -18,13 +23,15 @@ from pathlib import Path
 
 import socketio
 
-from harness import checker, ports, scenario, system, target, waiting
+from harness import checker, node, ports, scenario, system, target, waiting
 from harness import history as h
 from harness.install import locate
 from harness.toxiproxy import Toxiproxy
 
 _MESSAGES = (10_000, 100_000)
 _ROUNDS = 9
+_SENDERS = ((1, 400), (50, 20))
+_THROUGHPUT_ROUNDS = 7
 
 
 def main() -> None:
@@ -32,6 +39,7 @@ def main() -> None:
     for count in _MESSAGES:
         _judge(count)
     asyncio.run(_whole_run())
+    asyncio.run(_throughput())
 
 
 def _judge(count: int) -> None:
@@ -115,6 +123,79 @@ async def _whole_run() -> None:
     ours, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
     print(f"a run of one message: {ours:.3f} s, bare floor {bare:.3f} s, ratio {ratio:.2f} (median of {_ROUNDS} pairs)")
+
+
+async def _throughput() -> None:
+    servers = ["reference", *(["hardened-node"] if node.lack() is None else [])]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        toxiproxy = await Toxiproxy.start(locate(), folder / "toxiproxy.log")
+        try:
+            for count, each in _SENDERS:
+                rates = {(server, records): [0.0] * 0 for server in servers for records in (True, False)}
+                for round_number in range(_THROUGHPUT_ROUNDS):
+                    for server, records in rates:
+                        place = folder / f"{server}-{count}-{records}-{round_number}"
+                        place.mkdir()
+                        rates[server, records].append(
+                            await _rate(server, toxiproxy, place, count, each, records=records)
+                        )
+                _print_rates(count, servers, rates)
+        finally:
+            await toxiproxy.stop()
+
+
+def _print_rates(count: int, servers: list[str], rates: dict[tuple[str, bool], list[float]]) -> None:
+    senders = f"{count} sender" + ("" if count == 1 else "s")
+    for server in servers:
+        recorded, bare = rates[server, True], rates[server, False]
+        overhead = statistics.median(b / r for r, b in zip(recorded, bare, strict=True)) - 1
+        print(
+            f"{senders}, {server}: {statistics.median(recorded):.0f} messages/s stored exactly once, without recording "
+            f"{statistics.median(bare):.0f}, overhead {overhead:+.1%} (median of {len(bare)} pairs)"
+        )
+    if len(servers) > 1:
+        first, second = (rates[server, True] for server in servers)
+        ratio = statistics.median(b / a for a, b in zip(first, second, strict=True))
+        print(f"{senders}: {servers[1]} stores {ratio:.2f} times as many as {servers[0]} in the same time")
+
+
+class _Forgetful(h.Recorder):
+    """Keeps nothing of what happens."""
+
+    def record(self, event: h.AnyEvent) -> None:
+        """Forget an event."""
+
+
+async def _rate(server: str, toxiproxy: Toxiproxy, place: Path, count: int, each: int, *, records: bool) -> float:
+    """Messages a second, from the first post to the last acknowledgement."""
+    run = scenario.Run("null", None, "persistent", None, {}, "python", target.load(server))
+    recorder = (h.Recorder if records else _Forgetful)(place / "history.jsonl")
+    async with system.System(
+        run,
+        transport="websocket",
+        toxiproxy=toxiproxy,
+        folder=place,
+        recorder=recorder,
+        random_numbers=random.Random(1),
+        token="0123abcd",  # noqa: S106 - the name of a run
+    ) as running:
+        names = (first + second for first in string.ascii_lowercase for second in string.ascii_lowercase)
+        senders = [await running.sender(name) for name in itertools.islice(names, count)]
+        began = time.perf_counter()
+        await asyncio.gather(*(_send(sender, each) for sender in senders))
+        seconds = time.perf_counter() - began
+        rows = [h.identity_in("0123abcd", row.content) for row in await running.store.rows()]
+        posted = {message.id for sender in senders for message in sender.messages}
+        assert len(rows) == count * each
+        assert set(rows) == posted
+    recorder.close()
+    return count * each / seconds
+
+
+async def _send(sender: system.AnySender, count: int) -> None:
+    for _ in range(count):
+        await sender.send("a message of some length")
 
 
 async def _timed(work: Callable[[], Awaitable[None]]) -> float:

@@ -40,7 +40,7 @@ class Defect(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def command(self) -> str:
         """What shows it."""
-        return f"pytest 'scenarios/test_known_defects.py::{ITEM}[{self.id}]'"
+        return f"pytest scenarios -k 'defect[{self.id}]'"
 
 
 _NO_LIMIT = "no limit of tries: `retries: Infinity` and an outbox, or a told failure"
@@ -273,6 +273,20 @@ DEFECTS = {
         ),
     )
 }
+
+
+def table() -> str:
+    """The table of the README, in Markdown."""
+    lines = [
+        "| | schedule | what happens | shows | what to do about it | command |",
+        "|---|---|---|---|---|---|",
+    ]
+    for defect in DEFECTS.values():
+        shows = ", ".join(f"`{kind}`" for kind in defect.shows) or "holds"
+        happens = f"{defect.happens} ([upstream]({defect.upstream}))" if defect.upstream else defect.happens
+        cells = (defect.id, defect.schedule, happens, shows, defect.remedy, f"`{defect.command}`")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def known_defect(

@@ -50,6 +50,7 @@ class Client {
       ...policy.options(ackTimeoutMs),
     });
     this.#ledger = ledger;
+    this.#ledger.onTimedOut = (attempt) => this.#unanswered(attempt, policy.patience);
     this.#tries = tries;
     this.socket.io.on("reconnect_attempt", () => this.#begin());
     this.socket.io.on("error", (error) => (this.#current.failure = reasonOf(error)));
@@ -93,6 +94,21 @@ class Client {
       this.#end(this.#current, "the page was reloaded");
     }
     wire.destroyAll();
+  }
+
+  /** One more try had no answer: what an application does about that that does not want to wait for the heartbeat. */
+  #unanswered({ connection }, patience) {
+    const current = this.#current;
+    if (current?.number !== connection || ++current.unanswered !== patience) {
+      return;
+    }
+    // Later: the client may be about to send the next try.
+    setImmediate(() => {
+      if (!current.ended) {
+        this.disconnect();
+        this.connect(this.#receiving);
+      }
+    });
   }
 
   /** Another try to connect: number it, and watch its engine, which is made before anything else happens. */

@@ -26,6 +26,9 @@ class Ledger {
   /** Called with each message that is settled. */
   onSettled = () => {};
 
+  /** Called with each attempt that ended at its ack timeout. */
+  onTimedOut = () => {};
+
   /**
    * @param {import("./policies.js").Policy} policy
    * @param {number} ackTimeoutMs
@@ -146,6 +149,9 @@ class Ledger {
     const { message, number } = attempt;
     if (this.#underWay.delete(attempt)) {
       tell({ event: "info", message: message.id, attempt: number, reason, timed_out: timedOut });
+      if (timedOut) {
+        this.onTimedOut(attempt);
+      }
     }
   }
 }

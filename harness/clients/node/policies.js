@@ -16,6 +16,7 @@ const IN_FLIGHT = 8;
  * @property {boolean} alive false once it was reloaded
  *
  * @typedef {object} Policy
+ * @property {number} patience after so many unanswered tries on it a connection is given up for another
  * @property {boolean} timed an attempt ends at the ack timeout
  * @property {boolean} queued the client's own queue sends, with one message in flight
  * @property {boolean} silent nobody is told what became of a message
@@ -24,8 +25,9 @@ const IN_FLIGHT = 8;
  */
 
 /** The client's own queue: `retries`, with or without `ackTimeout`, with or without a callback. */
-function queue({ retries, timed = true, silent = false }) {
+function queue({ retries, timed = true, silent = false, patience = Infinity }) {
   return {
+    patience,
     timed,
     queued: true,
     silent,
@@ -43,7 +45,7 @@ function queue({ retries, timed = true, silent = false }) {
 
 /** A way of its own, on a client without options. */
 function own(start, timed = true) {
-  return { timed, queued: false, silent: false, options: () => ({}), start };
+  return { patience: Infinity, timed, queued: false, silent: false, options: () => ({}), start };
 }
 
 /** The first example of the page on delivery: again, until it is acknowledged. */
@@ -130,7 +132,8 @@ const newOffset = own((page) => {
 });
 
 const POLICIES = {
-  persistent: queue({ retries: Infinity }),
+  // A connection can be dead for a whole heartbeat: when an upgrade was cut behind its probe, the client sends nothing.
+  persistent: queue({ retries: Infinity, patience: 3 }),
   tutorial: queue({ retries: 3, silent: true }),
   "tutorial-untimed": queue({ retries: 3, timed: false }),
   resend,

@@ -18,6 +18,7 @@ class Connection {
   engine = null;
   usable = false;
   ended = false;
+  unanswered = 0;
   failure = null;
   sent = 0;
   polls = new Set();

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import engineio.async_socket
 import engineio.payload
 import socketio
 from aiohttp import StreamReader, web
@@ -32,9 +33,21 @@ class _Body:
             return b""  # the client is gone; half a request is none
 
 
+class _Socket(engineio.async_socket.AsyncSocket):  # type: ignore[misc]  # the library ships no types
+    """A session whose upgrade can fail: engineio would hold its packets back for ever, and give its polls nothing."""
+
+    async def _websocket_handler(self, ws: Any) -> Any:
+        try:
+            return await super()._websocket_handler(ws)
+        finally:
+            if not self.upgraded:
+                self.upgrading = False
+
+
 def make_server(ping_interval_seconds: int, ping_timeout_seconds: float) -> socketio.AsyncServer:
     """Make a Socket.IO server for an aiohttp application."""
     engineio.payload.Payload.max_decode_packets = _PACKETS_PER_REQUEST
+    engineio.async_socket.AsyncSocket = _Socket
     server = socketio.AsyncServer(
         async_mode="aiohttp",
         # Rows are sent from the connect handler on: the client must know by then that it is connected.
