@@ -38,7 +38,7 @@ def test_defect_is_one_control_that_has_to_show_exactly_its_anomalies(number: st
     assert case.target.name != control.target
     assert scenario.not_offered(case) is None
     assert set(defect.shows) <= set(get_args(checker.Kind))
-    assert defect.command == f"pytest 'scenarios/test_known_defects.py::test_known_defect[{number}]'"
+    assert defect.command == f"pytest scenarios -k 'defect[{number}]'"
 
 
 def test_table_of_the_readme_is_that_of_the_code() -> None:

@@ -236,7 +236,7 @@ def test_known_defects_are_not_offered_to_a_target_of_the_users(tmp_path: Path) 
 
 def test_known_defect_is_run_by_its_own_command(tmp_path: Path) -> None:
     """Its item has its number, its replay command no target, and it is shown by its own pair and kept by the other."""
-    ran = run(tmp_path, "scenarios/test_known_defects.py::test_known_defect[A6]")
+    ran = run(tmp_path, *shlex.split(DEFECTS["A6"].command)[1:])
     assert (ran.verdicts, ran.status) == ({"A6": "kept"}, 0), ran.output
     assert ran.controls("A6") == {"tutorial": "bites"}
     assert {name: history.started.target for name, history in ran.histories("A6").items()} == {
