@@ -1,16 +1,21 @@
 """`python -m harness`: `setup`, `recheck` and `render` saved runs, `soak`, `conformance` of a driver, `export`."""
 
 import argparse
+import asyncio
 import functools
 import io
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
-from harness import export, install, node, repeat, report, soak
+from harness import export, install, node, reaper, repeat, report, soak
+from harness.clients import conformance
 from harness.errors import HarnessError
+from harness.history import Policy
 from harness.report import run, summary, terminal
 from harness.report.run import RunFolder
 from harness.report.text import one_line
@@ -49,6 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("defect", metavar="DEFECT", help=f"one of {', '.join(export.known())}")
     sub.add_argument("--to", metavar="FOLDER", type=Path, help="empty, or not there yet (default: ./midemit-DEFECT)")
     sub.set_defaults(act=lambda options: export_defect(options.defect, options.to))
+    what = "try a driver against each rule of harness/clients/PROTOCOL.md; exits with 1 when one does not hold"
+    sub = commands.add_parser("conformance", help=what, description=what)
+    sub.add_argument(
+        "--policy",
+        choices=get_args(Policy),
+        default="persistent",
+        help="its way of sending in the rules that are about none: for a driver without `persistent` (default)",
+    )
+    sub.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND…", help="the driver and its arguments")
+    sub.set_defaults(act=lambda options: check_conformance(options.command, options.policy))
     return parser
 
 
@@ -72,6 +87,31 @@ def setup() -> int:
     say("Node packages: looking for them; compiling sqlite3 takes a minute or two, once")
     say(f"Node packages: {node.modules()}")
     return 0
+
+
+def check_conformance(command: Sequence[str], policy: Policy) -> int:
+    """Try a driver against each rule, and print a line for each; 1 when one does not hold.
+
+    Raises:
+        HarnessError: it cannot be started, or there is nothing to try it with.
+    """
+    command = command[1:] if command[:1] == ["--"] else command
+    if not command:
+        raise HarnessError("conformance: expected the command of a driver")
+
+    def report(finding: conformance.Finding) -> None:
+        lines = [f"{'holds' if finding.held else 'broken':<7} {finding.rule:<16} {one_line(finding.detail)}"]
+        if not finding.held:
+            lines += [f"          {one_line(line)}" for line in finding.seen.splitlines()]
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+    with tempfile.TemporaryDirectory(prefix="midemit-") as folder:
+        reaper.hold("directory", folder)
+        work = conformance.check(command, Path(folder), policy=policy, cwd=Path.cwd(), report=report)
+        findings = asyncio.run(work)
+    reaper.release("directory", folder)
+    return 0 if all(finding.held for finding in findings) else 1
 
 
 def render(folder: Path) -> int:

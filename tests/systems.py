@@ -19,7 +19,7 @@ from engineio.payload import Payload
 from harness import history as h
 from harness import ports, target, waiting
 from harness.clients.author import Offsets
-from harness.clients.client import Dialer
+from harness.clients.client import TRANSPORTS, Dialer
 from harness.clients.connection import Connection
 from harness.clients.receiver import Receiver
 from harness.clients.sender import Sender
@@ -335,7 +335,7 @@ async def connect(
     return await Connection.open(
         number=1,
         port=port,
-        transport=transport,
+        transports=TRANSPORTS[transport],
         path="/socket.io",
         namespace=namespace,
         timeout_seconds=timeout_seconds,

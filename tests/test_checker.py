@@ -804,7 +804,7 @@ BROKEN_PROMISES: dict[str, tuple[str, ...]] = {
 
 
 # Policies whose messages are not sent again behind later ones, and those of them that have one in flight at a time.
-ONE_IN_FLIGHT = ("persistent", "retries=3", "new-offset")
+ONE_IN_FLIGHT = ("persistent", "retries=3", "new-offset", "tutorial", "tutorial-untimed")
 IN_ORDER = (*ONE_IN_FLIGHT, "pipelined", "once", "fire-and-forget")
 
 

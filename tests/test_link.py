@@ -18,7 +18,7 @@ from harness import waiting
 from harness.clients.connection import ConnectFailedError
 from harness.clients.sender import IN_FLIGHT, Sender
 from harness.fault import NotSeen
-from harness.link import Direction
+from harness.link import Direction, ReceiverLink
 from harness.store import SQLiteStore
 from tests.systems import (
     DEADLINE_SECONDS,
@@ -247,7 +247,7 @@ async def test_faults_on_a_client_without_a_connection_have_a_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault that needs the connection of a client that gets none says so, and leaves nothing armed."""
-    monkeypatch.setattr("harness.clients.sender.patience_seconds", lambda _: 0.1)
+    monkeypatch.setattr("harness.clients.author.patience_seconds", lambda _: 0.1)
     async with chatting() as server, clients(tmp_path, server.port) as here:
         alice = await here.sender()
         alice.link._patience_seconds = 0.1
@@ -960,3 +960,148 @@ async def test_deleted_link_refuses_connections(tmp_path: Path) -> None:
             await soon(asyncio.shield(connection.closed))
         with pytest.raises(ConnectFailedError):
             await connect(link.port, "websocket")
+
+
+# -- what the known defects are made of --------------------------------------------------------------------------
+
+LONG = "a long text " * 400
+
+
+@in_event_loop
+async def test_long_frames_are_cut_as_often_as_it_is_said(tmp_path: Path) -> None:
+    """Handshakes pass and the long message does not, so many times; then it is stored, once."""
+    async with behind(tmp_path, "websocket") as (running, _, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        cut = alice.link.cut_long_frames(2000, times=3)
+        await cut.begin()
+        message = alice.post(LONG)
+        evidence = await soon(cut.bite(message))
+        assert evidence == f"3 times a connection was cut after 2000 bytes, within {message.id}, and no row"
+        assert message.attempts >= 3
+        await cut.heal()
+        await soon(message.done.wait())
+        assert len({event.connection for event in here.events(h.Attempt) if event.message == message.id}) >= 4
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_short_frames_pass_a_link_that_cuts_long_ones(tmp_path: Path) -> None:
+    """A message that fits is answered: it was not cut, at the deadline."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        alice.link._patience_seconds = 0.5
+        cut = alice.link.cut_long_frames(2000, times=2)
+        await cut.begin()
+        message = await soon(alice.send())
+        assert message.acknowledged
+        with pytest.raises(waiting.WaitTimeout, match="attempt 2 of"):
+            await soon(cut.bite(message))
+        await cut.heal()
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_silence_drops_both_directions_of_a_new_connection(transport: str, tmp_path: Path) -> None:
+    """The connection is a new one that stays open, and nothing passes it, either way, for so long."""
+    async with behind(tmp_path, transport) as (running, wire, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        silence = alice.link.silence(0.3)
+        await silence.begin()
+        assert len(numbers(here, h.Connected)) == 2
+        flows = {flow: len(flow.up) for flow in open_flows(wire)}
+        message = alice.post()
+        began = time.monotonic()
+        evidence = await soon(silence.bite(message))
+        assert time.monotonic() - began >= 0.3
+        assert evidence == f"both directions were dropped for 0.3 s with attempt 1 of {message.id} open, and no row"
+        assert [len(flow.up) - before for flow, before in flows.items()] == [0] * len(flows)
+        assert numbers(here, h.Disconnected) == [1]
+        await silence.heal()
+        await soon(message.done.wait())
+    assert await stored_once(running, alice)
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_refresh_is_another_connection(transport: str, tmp_path: Path) -> None:
+    """When it returns the one before has ended and the next is there, and messages pass."""
+    async with behind(tmp_path, transport) as (running, _, here):
+        alice = await here.sender()
+        await soon(alice.link.refresh())
+        assert numbers(here, h.Disconnected) == [1]
+        assert len(numbers(here, h.Connected)) == 2
+        assert (await soon(alice.send())).attempts == 1
+    assert await stored_once(running, alice)
+
+
+@contextlib.asynccontextmanager
+async def received(here: Clients, name: str = "rita") -> AsyncIterator[ReceiverLink]:
+    """The link of a connected receiver, with its faults."""
+    receiver, link = await here.receiver(name)
+    own = ReceiverLink(name, link._proxy, link._store, patience_seconds=DEADLINE_SECONDS)
+    own.receiver, receiver.link = receiver, own
+    yield own
+
+
+@in_event_loop
+async def test_receiver_is_cut_behind_the_message(tmp_path: Path) -> None:
+    """It has the message when its connection ends, and comes back at once."""
+    async with behind(tmp_path, "websocket") as (_, _, here), received(here) as link:
+        alice = await here.sender()
+        cut = link.cut_behind()
+        await cut.begin()
+        message = await soon(alice.send())
+        assert await soon(cut.bite(message)) == f"rita was cut when it had received {message.id}"
+        await cut.heal()
+        assert message.id in link.receiver.messages
+        ended = [type(e) for e in here.recorder.events if getattr(e, "client", getattr(e, "receiver", "")) == "rita"]
+        assert ended.index(h.Received) < ended.index(h.Disconnected)
+
+
+@in_event_loop
+async def test_receiver_that_does_not_get_the_message_is_not_cut_behind_it(tmp_path: Path) -> None:
+    """At the deadline, and its connection is the same until then."""
+    async with behind(tmp_path, "websocket") as (_, _, here), received(here) as link:
+        link._patience_seconds = 0.2
+        alice = await here.sender()
+        cut = link.cut_behind()
+        await cut.begin()
+        await link.hold("downstream")
+        message = await soon(alice.send())
+        with pytest.raises(waiting.WaitTimeout, match="rita to receive"):
+            await soon(cut.bite(message))
+        await cut.heal()
+
+
+@in_event_loop
+async def test_way_back_is_cut_after_so_many_bytes(tmp_path: Path) -> None:
+    """The receiver is away until the bite, and its way back ends within what it has missed."""
+    async with behind(tmp_path, "websocket") as (_, _, here), received(here) as link:
+        alice = await here.sender()
+        cut = link.cut_return(1000)
+        await cut.begin()
+        await here.recorded(h.Disconnected)
+        message = await soon(alice.send(LONG))
+        assert message.id not in link.receiver.messages
+        assert (await soon(cut.bite(message))).startswith("rita was cut after 1000 bytes of its way back (")
+        assert message.id not in link.receiver.messages
+        await cut.heal()
+        await soon(link.receiver.heard(message))
+        assert message.id in link.receiver.messages
+
+
+@in_event_loop
+async def test_way_back_that_fits_is_not_cut(tmp_path: Path) -> None:
+    """A receiver that comes back within what may pass was not cut, at the deadline."""
+    async with behind(tmp_path, "websocket") as (_, _, here), received(here) as link:
+        link._patience_seconds = 0.5
+        alice = await here.sender()
+        cut = link.cut_return(1_000_000)
+        await cut.begin()
+        message = await soon(alice.send())
+        with pytest.raises(waiting.WaitTimeout, match="rita to be cut on its way back"):
+            await soon(cut.bite(message))
+        await cut.heal()
+        assert message.id in link.receiver.messages

@@ -1,6 +1,7 @@
 """The pytest plugin, seen from outside: what is selected, what is printed and written, how it exits, what it leaves."""
 
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 
 from harness import history as h
 from harness.__main__ import main
+from harness.defects import DEFECTS
 from harness.history import History
 from harness.plugin import _decides
 from harness.repeat import seeds
@@ -114,11 +116,15 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 def test_ids_are_family_variant_client_transport(tmp_path: Path) -> None:
-    """Every scenario is there over WebSocket, six families over polling; its pytest id is its id in the report."""
+    """Every scenario is there over WebSocket, six families over polling; a known defect has its number, each once."""
     ran = run(tmp_path, "scenarios", "--collect-only", "-q")
     ids = [line.rpartition("[")[2].rstrip("]") for line in ran.output.splitlines() if "::" in line]
     assert len(set(ids)) == len(ids)
-    assert all(name.endswith(("-python-websocket", "-python-polling")) for name in ids)
+    assert [name for name in ids if name in DEFECTS] == list(DEFECTS)
+    ids = [name for name in ids if name not in DEFECTS]
+    assert all(name.endswith(("-python-websocket", "-python-polling", "-python-upgrade")) for name in ids)
+    upgraded = {name.split("-")[0] for name in ids if name.endswith("-upgrade")}
+    assert upgraded == {"baseline", "ack", "kill", "upgrade"}
     both = {name.removesuffix("-python-polling") for name in ids if name.endswith("-polling")}
     assert {f"{name}-python-websocket" for name in both} <= set(ids)
     families = ("baseline", "cut", "ack-lost", "kill", "restart", "lock")
@@ -166,6 +172,98 @@ def test_replay_starts_where_the_user_is(tmp_path: Path) -> None:
     assert shlex.split(ran.scenarios["kept-one-python-polling"]["replay"])[1] == (
         "../test_0.py::test_kept[kept-one-python-polling]"
     )
+
+
+# -- clients and targets -----------------------------------------------------------------------------------------
+
+ONE = """
+@scenario(family="one", transports=["websocket"])
+async def test_one(system):
+    \"""One message.\"""
+    await (await system.sender("alice")).send()
+"""
+
+
+def test_clients_are_tried_one_beside_the_other(tmp_path: Path) -> None:
+    """Each `--client` makes a case of its own, once, and the replay command names it."""
+    place = project(tmp_path / "project", ONE)
+    ran = run(tmp_path, ".", "--client", "node", "--client", "python", "--client", "node", cwd=place)
+    assert ran.verdicts == {"one-node-websocket": "kept", "one-python-websocket": "kept"}, ran.output
+    assert {name: scenario["client"] for name, scenario in ran.scenarios.items()} == {
+        "one-node-websocket": "node",
+        "one-python-websocket": "python",
+    }
+    replay = shlex.split(ran.scenarios["one-node-websocket"]["replay"])
+    assert replay[1] == "test_0.py::test_one[one-node-websocket]"
+    assert " ".join(replay[-6:-2]) == "--client node --client python"
+    again = run(tmp_path, *replay[1:], cwd=place)
+    assert (again.verdicts, again.status) == ({"one-node-websocket": "kept"}, 0), again.output
+    assert sent(again, "one-node-websocket") == sent(ran, "one-node-websocket")
+
+
+def test_targets_are_tried_one_beside_the_other(tmp_path: Path) -> None:
+    """Several `--target`s make a case each, with its name; the plan and the replay command have all of them."""
+    place = project(tmp_path / "project", ONE)
+    ran = run(tmp_path, ".", "--target", "reference", "--target", "correct/gaps", cwd=place)
+    ids = {"one-python-websocket-reference", "one-python-websocket-gaps"}
+    assert ran.verdicts == dict.fromkeys(ids, "kept"), ran.output
+    assert ran.summary["target"] == "reference, gaps"
+    replay = shlex.split(ran.scenarios["one-python-websocket-gaps"]["replay"])
+    assert " ".join(replay[-4:]) == "--target reference --target correct/gaps"
+    again = run(tmp_path, *replay[1:], cwd=place)
+    assert (again.verdicts, again.status) == ({"one-python-websocket-gaps": "kept"}, 0), again.output
+    targets = {name: ran.histories(name)["claim"].started.target for name in ids}
+    assert targets == {"one-python-websocket-reference": "reference", "one-python-websocket-gaps": "gaps"}
+
+
+def test_unknown_client_is_refused_in_one_line(tmp_path: Path) -> None:
+    """The error names those that there are, and nothing runs."""
+    ran = run(tmp_path, "scenarios", "--client", "pigeon")
+    assert ran.status == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in ran.output.splitlines() if "pigeon" in line]
+    assert "argument --client: invalid choice: 'pigeon'" in line
+    assert "python" in line
+    assert not ran.reports.exists()
+
+
+def test_known_defects_are_not_offered_to_a_target_of_the_users(tmp_path: Path) -> None:
+    """They have targets of their own: with `--target` they are listed, with what helps."""
+    ran = run(tmp_path, "scenarios/test_known_defects.py", "--target", "reference", "-k", "A1 or P5")
+    assert ran.verdicts == {}
+    assert ran.not_offered["A1"] == "it has a target of its own (hardened-node): leave out --target"
+    assert ran.not_offered["P5"].endswith("leave out --target")
+
+
+def test_known_defect_is_run_by_its_own_command(tmp_path: Path) -> None:
+    """Its item has its number, its replay command no target, and it is shown by its own pair and kept by the other."""
+    ran = run(tmp_path, *shlex.split(DEFECTS["A6"].command)[1:])
+    assert (ran.verdicts, ran.status) == ({"A6": "kept"}, 0), ran.output
+    assert ran.controls("A6") == {"tutorial": "bites"}
+    assert {name: history.started.target for name, history in ran.histories("A6").items()} == {
+        "claim": "hardened-node",
+        "control-tutorial": "tutorial-node",
+        "null-tutorial": "tutorial-node",
+    }
+    assert "--target" not in ran.scenarios["A6"]["replay"]
+    assert "test_known_defect[A6]" in ran.scenarios["A6"]["replay"]
+
+
+def test_without_node_what_needs_it_is_missing_and_the_gate_unproven(tmp_path: Path) -> None:
+    """Scenarios that need Node are listed with what installs it; the others run, and the gate is not green."""
+    path = tmp_path / "path"
+    path.mkdir()
+    for name in ("sh", "toxiproxy-server", "go"):
+        if (found := shutil.which(name)) is not None:
+            (path / name).symlink_to(found)
+    place = project(tmp_path / "project", ONE)
+    clients = ("--client", "node", "--client", "python")
+    ran = run(tmp_path, ".", *clients, cwd=place, environment={"PATH": str(path)})
+    assert ran.verdicts == {"one-python-websocket": "kept"}, ran.output
+    (missing,) = ran.summary["missing"]
+    assert missing["id"] == "one-node-websocket"
+    assert missing["reason"].startswith("there is no `node` on PATH: install Node 20 or newer (https://nodejs.org")
+    assert (ran.summary["gate"], ran.status) == ("unproven", 10)
+    assert "apt install nodejs npm" in ran.output
 
 
 # -- what is written ---------------------------------------------------------------------------------------------

@@ -9,11 +9,13 @@ import msgspec
 import pytest
 
 from harness import history as h
+from harness import node
 from harness import scenario as s
-from harness.errors import HarnessError
+from harness.errors import HarnessError, TargetError
 from harness.history import History
 from harness.repeat import Repeated
-from harness.target import Claims, Controls, Protocol, Server, Store, Target
+from harness.system import _started
+from harness.target import Claims, Controls, Protocol, Server, Store, Target, load
 from tests.histories import Script
 
 
@@ -64,9 +66,19 @@ def declared(
     return found
 
 
-def case(of: s.Scenario, variant: str = "") -> s.Case:
+def case(of: s.Scenario, variant: str = "", *, on: Target | None = None, client: str = "python") -> s.Case:
     """One case of a scenario."""
-    return s.Case(of, variant, "python", "websocket")
+    return s.Case(of, variant, client, "websocket", on or target())
+
+
+def asked_of(of: s.Case, on: Target) -> s.Case:
+    """The same case on another target."""
+    return msgspec.structs.replace(of, target=on)
+
+
+def cases(of: s.Scenario) -> list[s.Case]:
+    """Its cases with the harness's own client on one target."""
+    return list(s.cases(of, ["python"], [target()]))
 
 
 # -- cases and runs ----------------------------------------------------------------------------------------------
@@ -82,7 +94,7 @@ def test_decorated_schedule_stays_the_function_it_was() -> None:
 def test_case_has_an_id_of_family_variant_client_and_transport() -> None:
     """Each variant over each transport is a case, with its id in that order."""
     lock = declared(variants={"long": {}, "short": {}})
-    assert [each.id for each in s.cases(lock)] == [
+    assert [each.id for each in cases(lock)] == [
         "lock-long-python-websocket",
         "lock-short-python-websocket",
         "lock-long-python-polling",
@@ -92,13 +104,13 @@ def test_case_has_an_id_of_family_variant_client_and_transport() -> None:
 
 def test_case_without_variants_has_none_in_its_id() -> None:
     """A scenario without variants has one case for each transport."""
-    assert [each.id for each in s.cases(declared())] == ["lock-python-websocket", "lock-python-polling"]
+    assert [each.id for each in cases(declared())] == ["lock-python-websocket", "lock-python-polling"]
 
 
 @pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]])
 def test_scenario_has_cases_over_the_transports_that_it_names(transports: list[str]) -> None:
     """A scenario whose fault means something over one transport only is run over that one."""
-    found = s.cases(declared(variants={"long": {}, "short": {}}, transports=transports))
+    found = cases(declared(variants={"long": {}, "short": {}}, transports=transports))
     assert [(each.variant, each.transport) for each in found] == [
         (variant, transport) for transport in transports for variant in ("long", "short")
     ]
@@ -112,7 +124,7 @@ def test_scenario_by_hand_has_what_the_decorator_gives_without_options() -> None
 
 def test_ids_of_a_scenario_are_unique() -> None:
     """No two cases share an id."""
-    ids = [each.id for each in s.cases(declared(variants={"a": {}, "b": {}, "c": {}}))]
+    ids = [each.id for each in cases(declared(variants={"a": {}, "b": {}, "c": {}}))]
     assert len(set(ids)) == len(ids) == 6
 
 
@@ -129,7 +141,7 @@ def test_unknown_control_is_refused_when_it_is_declared() -> None:
         ({"family": ""}, "family: expected lower-case letters"),
         ({"variants": {}}, "variants: expected names with their parameters"),
         ({"variants": {"A b": {}}}, "variants: expected lower-case letters"),
-        ({"transports": "websocket"}, "transports: expected some of websocket, polling, got 'websocket'"),
+        ({"transports": "websocket"}, "transports: expected some of websocket, polling, upgrade, got 'websocket'"),
         ({"transports": ["pigeon"]}, "transports: expected some of websocket, polling"),
         ({"order": "total"}, "order: expected some of total, sender"),
         ({"switch": "nope"}, "switch: expected some of without_unique"),
@@ -145,7 +157,7 @@ def test_declaration_that_makes_no_sense_is_refused(given: dict[str, Any], probl
 
 def test_each_control_runs_after_its_null_and_the_claim_comes_last() -> None:
     """A case runs null and control of each of its controls, in the order declared, and then the claim."""
-    runs = s.runs(case(declared(controls=("new-offset", "without_unique"))), target())
+    runs = s.runs(case(declared(controls=("new-offset", "without_unique"))))
     assert [(run.folder, run.role, run.policy, run.server) for run in runs] == [
         ("null-new-offset", "null", "new-offset", None),
         ("control-new-offset", "control", "new-offset", None),
@@ -161,7 +173,7 @@ def test_each_control_runs_after_its_null_and_the_claim_comes_last() -> None:
 )
 def test_claim_decides_what_its_senders_do(guarantee: h.Guarantee, policy: h.Policy) -> None:
     """Who claims at most once is sent every message once, all others have it resent."""
-    (run,) = s.runs(case(declared()), target(guarantee=guarantee))
+    (run,) = s.runs(case(declared(), on=target(guarantee=guarantee)))
     assert (run.folder, run.role, run.control, run.policy) == ("claim", "claim", None, policy)
 
 
@@ -170,7 +182,7 @@ def test_claim_decides_what_its_senders_do(guarantee: h.Guarantee, policy: h.Pol
 def test_scenario_says_what_the_senders_of_its_claim_do(policy: h.Policy, guarantee: h.Guarantee) -> None:
     """A scenario about a policy has it in the run of its claim, whatever the target claims; controls keep theirs."""
     of = declared(controls=("once", "new-offset", "without_unique"), policy=policy)
-    *others, claim = s.runs(case(of), target(guarantee=guarantee))
+    *others, claim = s.runs(case(of, on=target(guarantee=guarantee)))
     assert (claim.role, claim.policy, claim.server) == ("claim", policy, None)
     assert others
     for run in others:
@@ -197,7 +209,7 @@ def test_control_is_a_policy_or_a_server_and_what_it_has_to_show(
     """Each control runs its own policy or the target's own server, with its null, and names its anomaly."""
     control = s.CONTROLS[name]
     assert (control.expected, control.policy, control.server) == (expected, policy, server)
-    null, run, _ = s.runs(case(declared(controls=(name,))), target())
+    null, run, _ = s.runs(case(declared(controls=(name,))))
     assert [(each.folder, each.policy, each.server) for each in (null, run)] == [
         (f"null-{name}", policy, server),
         (f"control-{name}", policy, server),
@@ -205,19 +217,46 @@ def test_control_is_a_policy_or_a_server_and_what_it_has_to_show(
 
 
 def test_every_control_is_known_above() -> None:
-    """The table above leaves no control out."""
-    assert len(s.CONTROLS) == 8
+    """The table above leaves no control out, but the one of receivers."""
+    assert len(s.CONTROLS) == 9
+
+
+def test_control_of_receivers_runs_where_something_is_promised_to_them() -> None:
+    """Receivers that forget their offset threaten only a target that promises them something."""
+    of = declared(controls=("without_offset",))
+    promises = msgspec.structs.replace(target(), claims=Claims(receivers="exactly-once", replay=True))
+    null, control, claim = s.runs(case(of, on=promises))
+    assert [run.control.forgets for run in (null, control) if run.control is not None] == [True, True]
+    assert (control.policy, claim.control) == ("persistent", None)
+    assert s.not_offered(case(of)) == "a message that is 'repeated' does not break 'exactly-once'"
+
+
+@pytest.mark.parametrize(
+    ("policy", "offered", "server"),
+    [
+        ("fire-and-forget", True, "without_acknowledgement"),
+        ("fire-and-forget", False, None),
+        ("persistent", True, None),
+    ],
+)
+def test_server_of_a_scenario_is_for_senders_that_ask_for_nothing(
+    policy: h.Policy, offered: bool, server: str | None
+) -> None:
+    """The control server that a scenario names is run under `fire-and-forget`, where the target has it."""
+    of = declared(server="without_acknowledgement", policy=policy, controls=("once",))
+    null, control, claim = s.runs(case(of, on=target(without_acknowledgement=offered)))
+    assert (null.server, control.server, claim.server) == (None, None, server)
 
 
 def test_controls_and_nulls_run_with_one_sender() -> None:
     """Where a variant has five senders its controls and nulls have one, and everything else in common with it."""
     of = declared(controls=("once",), variants={"five": {"senders": 5, "hold": 2}, "plain": {"hold": 2}})
-    assert [run.parameters for run in s.runs(case(of, "five"), target())] == [
+    assert [run.parameters for run in s.runs(case(of, "five"))] == [
         {"senders": 1, "hold": 2},
         {"senders": 1, "hold": 2},
         {"senders": 5, "hold": 2},
     ]
-    assert [run.parameters for run in s.runs(case(of, "plain"), target())] == [{"hold": 2}] * 3
+    assert [run.parameters for run in s.runs(case(of, "plain"))] == [{"hold": 2}] * 3
 
 
 @pytest.mark.parametrize(
@@ -235,10 +274,156 @@ def test_only_controls_that_threaten_the_guarantee_run(
 ) -> None:
     """A control whose anomaly does not break the guarantee, or that the target does not offer, is not run."""
     of = declared(controls=("once", "new-offset", "without_unique"))
-    runs = s.runs(case(of), target(guarantee=guarantee, without_unique=without_unique))
+    runs = s.runs(case(of, on=target(guarantee=guarantee, without_unique=without_unique)))
     assert [run.folder for run in runs if run.role == "control"] == [f"control-{name}" for name in folders]
     assert [run.folder for run in runs if run.role == "null"] == [f"null-{name}" for name in folders]
-    assert s.not_offered(case(of), target(guarantee=guarantee, without_unique=without_unique)) is None
+    assert s.not_offered(case(of, on=target(guarantee=guarantee, without_unique=without_unique))) is None
+
+
+# -- clients and targets -----------------------------------------------------------------------------------------
+
+ELSEWHERE = msgspec.structs.replace(target(), name="elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("clients", "targets", "ids"),
+    [
+        (["python"], [target()], ["lock-python-websocket"]),
+        (["node", "python"], [target()], ["lock-node-websocket", "lock-python-websocket"]),
+        (
+            ["python"],
+            [target(), ELSEWHERE],
+            ["lock-python-websocket-reference", "lock-python-websocket-elsewhere"],
+        ),
+        (
+            ["python", "node"],
+            [target(), ELSEWHERE],
+            [f"lock-{client}-websocket-{on}" for on in ("reference", "elsewhere") for client in ("python", "node")],
+        ),
+    ],
+)
+def test_each_client_on_each_target_is_a_case(clients: list[str], targets: list[Target], ids: list[str]) -> None:
+    """Several clients are told apart by their names; targets only where there are several."""
+    found = list(s.cases(declared(transports=["websocket"]), clients, targets))
+    assert [each.id for each in found] == ids
+    assert [(each.client, each.target.name) for each in found] == [
+        (client, on.name) for on in targets for client in clients
+    ]
+
+
+def test_scenario_of_its_own_pair_asks_nobody() -> None:
+    """A target and clients of its own stand in the place of those that the user has chosen, under its own label."""
+    own = msgspec.structs.replace(
+        declared(transports=["websocket"]), target="tutorial-python", clients=("python-stock",), label="P1"
+    )
+    (found,) = s.cases(own, ["node", "python"], [target(), ELSEWHERE])
+    assert (found.id, found.client, found.target.name) == ("P1", "python-stock", "tutorial-python")
+
+
+def test_target_of_its_own_that_is_not_there_is_an_error() -> None:
+    """It is loaded when cases are made."""
+    with pytest.raises(TargetError, match="no target description at nowhere-at-all"):
+        list(s.cases(msgspec.structs.replace(declared(), target="nowhere-at-all"), ["python"], [target()]))
+
+
+def test_claim_of_a_policy_that_the_client_lacks_is_not_offered() -> None:
+    """A client that cannot send in that way is not asked to."""
+    of = declared(policy="pipelined")
+    assert s.not_offered(case(of, client="python-stock")) == "the client python-stock has no policy 'pipelined'"
+    assert s.not_offered(case(of, client="python")) is None
+    assert s.not_offered(case(declared(policy="resend"), client="python-stock")) is None
+
+
+def test_control_of_a_policy_that_the_client_lacks_is_not_run() -> None:
+    """The other controls remain; without any the case is not offered."""
+    both, one = (
+        declared(controls=("once", "new-offset"), policy="resend"),
+        declared(controls=("new-offset",), policy="resend"),
+    )
+    folders = [run.folder for run in s.runs(case(both, client="python-stock"))]
+    assert folders == ["null-once", "control-once", "claim"]
+    assert s.not_offered(case(both, client="python-stock")) is None
+    assert s.not_offered(case(one, client="python-stock")) == "the target offers none of its controls"
+    assert s.not_offered(case(one, client="node")) is None
+
+
+PAIR = s.Control(
+    "tutorial",
+    "silent_drop",
+    policy="tutorial",
+    exactly=("silent_drop",),
+    target="tutorial-node",
+    client="node",
+    order="sender",
+)
+
+
+def paired(control: s.Control = PAIR) -> s.Scenario:
+    """A scenario whose control is another pair."""
+    return msgspec.structs.replace(declared(), controls=(control,))
+
+
+def test_control_can_be_another_pair() -> None:
+    """It and its null run with its own client on its own target, the claim as the user has chosen."""
+    *others, claim = s.runs(case(paired()))
+    assert [(run.folder, run.client, run.target.name) for run in others] == [
+        ("null-tutorial", "node", "tutorial-node"),
+        ("control-tutorial", "node", "tutorial-node"),
+    ]
+    assert (claim.folder, claim.client, claim.target.name) == ("claim", "python", "reference")
+    # It is run whatever threatens the guarantee: what it has to show is said.
+    modest = case(paired(msgspec.structs.replace(PAIR, exactly=())), on=target(guarantee="at-most-once"))
+    assert [run.role for run in s.runs(modest)] == ["null", "control", "claim"]
+
+
+def test_order_of_a_control_overrides_what_its_target_claims() -> None:
+    """A control is judged by the order that it names; its claim by that of the target."""
+    of = case(paired())
+    assert [_started(of, run, "token", 1).order for run in s.runs(of)] == ["sender", "sender", "total"]
+    plain = case(paired(msgspec.structs.replace(PAIR, order=None)))
+    assert [_started(plain, run, "token", 1).order for run in s.runs(plain)] == ["sequential", "sequential", "total"]
+
+
+def test_schedule_without_a_null_has_none() -> None:
+    """Its traffic shows the anomaly without any fault."""
+    assert [run.folder for run in s.runs(case(paired(msgspec.structs.replace(PAIR, has_null=False))))] == [
+        "control-tutorial",
+        "claim",
+    ]
+
+
+def test_schedule_that_needs_luck_is_tried_again() -> None:
+    """Each try has a folder, and random numbers, of its own; the null is run once."""
+    runs = s.runs(case(paired(msgspec.structs.replace(PAIR, tries=3))))
+    folders = ["null-tutorial", "control-tutorial", "control-tutorial-try-2", "control-tutorial-try-3", "claim"]
+    assert [run.folder for run in runs] == folders
+    assert len({tuple(numbers(7, "a", run)) for run in runs}) == 5
+
+
+@pytest.mark.parametrize(
+    ("client", "control", "lack", "missing"),
+    [
+        ("python", None, "no Node", None),
+        ("node", None, "no Node", "no Node"),
+        ("node", None, None, None),
+        ("python", PAIR, "no Node", "no Node"),
+        ("python", PAIR, None, None),
+        ("python", msgspec.structs.replace(PAIR, target="tutorial-python", client="python-stock"), "no Node", None),
+    ],
+)
+def test_case_that_needs_node_is_missing_it(
+    client: str, control: s.Control | None, lack: str | None, missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its client, its target or a control's needs Node; what does not, is not missing anything."""
+    monkeypatch.setattr(node, "lack", lambda: lack)
+    of = paired(control) if control is not None else declared()
+    assert s.missing(case(of, client=client)) == missing
+
+
+def test_target_that_runs_on_node_is_missing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server on the harness's own packages needs Node, whoever its client is."""
+    monkeypatch.setattr(node, "lack", lambda: "no Node")
+    assert s.missing(case(declared(), on=load("hardened-node"))) == "no Node"
 
 
 # -- what is not offered -----------------------------------------------------------------------------------------
@@ -263,58 +448,58 @@ def test_family_that_threatens_nothing_is_not_offered(
     controls: tuple[str, ...], guarantee: h.Guarantee, why: str | None
 ) -> None:
     """A case none of whose controls can break the target's guarantee is not offered, with the reason."""
-    found = s.not_offered(case(declared(controls=controls)), target(guarantee=guarantee))
+    found = s.not_offered(case(declared(controls=controls), on=target(guarantee=guarantee)))
     assert found is None if why is None else why in (found or "")
 
 
 def test_case_whose_only_control_the_target_lacks_is_not_offered() -> None:
     """A target without a control of its own is not asked for what only that control could show."""
     of = case(declared(controls=("without_unique",)))
-    assert s.not_offered(of, target(without_unique=False)) == "the target offers none of its controls"
-    assert s.not_offered(of, target()) is None
+    assert s.not_offered(asked_of(of, target(without_unique=False))) == "the target offers none of its controls"
+    assert s.not_offered(of) is None
 
 
 def test_case_for_another_order_is_not_offered() -> None:
     """A scenario about an order is asked only of targets that claim it."""
     of = case(declared(order=("sender", "total")))
-    assert s.not_offered(of, target(order="sender")) is None
-    assert s.not_offered(of, target(order="total")) is None
+    assert s.not_offered(asked_of(of, target(order="sender"))) is None
+    assert s.not_offered(asked_of(of, target(order="total"))) is None
     for order in ("sequential", "none"):
         why = f"the target claims the order '{order}'; this needs 'sender' or 'total'"
-        assert s.not_offered(of, target(order=order)) == why
+        assert s.not_offered(asked_of(of, target(order=order))) == why
 
 
 def test_case_for_a_crash_point_is_not_offered_without_it() -> None:
     """A scenario about a crash point is asked only of targets that have it."""
     of = case(declared(crash_point="after_commit"))
-    assert s.not_offered(of, target()) == "the target has no crash point 'after_commit'"
-    assert s.not_offered(of, target(crash_points={"after_commit": {"CRASH": "{message}"}})) is None
+    assert s.not_offered(of) == "the target has no crash point 'after_commit'"
+    assert s.not_offered(asked_of(of, target(crash_points={"after_commit": {"CRASH": "{message}"}}))) is None
 
 
 def test_case_whose_control_shows_a_wrong_order_needs_an_order() -> None:
     """Where no order is claimed a message that is stored out of order threatens nothing."""
     of = case(declared(controls=("resend",)))
     for order in ("sequential", "sender", "total"):
-        assert s.not_offered(of, target(order=order)) is None
+        assert s.not_offered(asked_of(of, target(order=order))) is None
     why = "a message that is 'reordered' does not break 'exactly-once'"
-    assert s.not_offered(of, target(order="none")) == why
+    assert s.not_offered(asked_of(of, target(order="none"))) == why
 
 
 @pytest.mark.parametrize("guarantee", ["exactly-once", "at-least-once", "at-most-once"])
 def test_case_whose_control_shows_a_false_failure_is_offered_to_everybody(guarantee: h.Guarantee) -> None:
     """A sender that is told of a failure that is none is something to show under every guarantee."""
-    assert s.not_offered(case(declared(controls=("retries",))), target(guarantee=guarantee, order="none")) is None
+    assert s.not_offered(case(declared(controls=("retries",)), on=target(guarantee=guarantee, order="none"))) is None
 
 
 @pytest.mark.parametrize("switch", ["without_unique", "without_acknowledgement"])
 def test_case_whose_fault_needs_a_server_of_the_targets_own_is_not_offered_without_it(switch: str) -> None:
     """A fault that runs a switched-off server is asked only of targets that have one."""
     of = case(declared(switch=switch))
-    assert s.not_offered(of, target()) is None
+    assert s.not_offered(of) is None
     why = f"the target has no server {switch!r} among its controls"
-    assert s.not_offered(of, target(**{switch: False})) == why  # type: ignore[arg-type]
+    assert s.not_offered(asked_of(of, target(**{switch: False}))) == why  # type: ignore[arg-type]
     other = {"without_unique", "without_acknowledgement"} - {switch}
-    assert s.not_offered(of, target(**dict.fromkeys(other, False))) is None  # type: ignore[arg-type]
+    assert s.not_offered(asked_of(of, target(**dict.fromkeys(other, False)))) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +523,7 @@ def test_case_that_asks_for_less_is_offered_to_who_claims_it(
     asked: h.Guarantee | None, claimed: h.Guarantee, offered: bool
 ) -> None:
     """Who claims exactly once keeps both halves of it; who claims one half is not asked for the other."""
-    found = s.not_offered(case(declared(guarantee=asked)), target(guarantee=claimed))
+    found = s.not_offered(case(declared(guarantee=asked), on=target(guarantee=claimed)))
     assert found == (None if offered else f"the target claims {claimed!r}; this asks for {asked!r}")
 
 
@@ -362,7 +547,7 @@ def test_case_that_needs_linux_is_missing_it_elsewhere(
     monkeypatch.setattr(sys, "platform", platform)
     of = case(declared(linux=linux))
     assert s.missing(of) == lacks
-    assert s.not_offered(of, target()) is None
+    assert s.not_offered(of) is None
 
 
 # -- seeds -------------------------------------------------------------------------------------------------------
@@ -376,14 +561,14 @@ def numbers(seed: int, case_id: str, run: s.Run) -> list[float]:
 
 def test_seed_repeats_a_run() -> None:
     """The same seed, case and run give the same numbers, today and on any machine."""
-    claim = s.runs(case(declared()), target())[-1]
+    claim = s.runs(case(declared()))[-1]
     assert numbers(7, "lock-python-polling", claim) == numbers(7, "lock-python-polling", claim)
     assert numbers(7, "lock-python-polling", claim)[0] == pytest.approx(0.3825985948829007)
 
 
 def test_each_seed_case_and_run_has_numbers_of_its_own() -> None:
     """Another seed, another case or another run gives other numbers."""
-    null, control, claim = s.runs(case(declared(controls=("once",))), target())
+    null, control, claim = s.runs(case(declared(controls=("once",))))
     drawn = [
         numbers(7, "a", claim),
         numbers(8, "a", claim),
@@ -524,7 +709,16 @@ def resent_while_disconnected() -> History:
 def decided(controls: list[str], histories: Mapping[str, History | None]) -> s.Result:
     """The verdict on a case with these controls and histories; None is a run that left none."""
     of = s.Declared("lock-python-polling", "lock", "python", "polling", "A lock.", "x.py::t", "pytest x", controls)
-    return s.decide(of, {folder: history for folder, history in histories.items() if history is not None}, 1.23456)
+    left = {folder: expecting(folder, history) for folder, history in histories.items() if history is not None}
+    return s.decide(of, left, 1.23456)
+
+
+def expecting(folder: str, history: History) -> History:
+    """The history of a control or a null, which begins with what its control has to show."""
+    name = folder.removeprefix("control-").removeprefix("null-")
+    if name not in s.CONTROLS:
+        return history
+    return History([msgspec.structs.replace(history.started, expected=s.CONTROLS[name].expected), *history.events[1:]])
 
 
 def one_control(
@@ -618,11 +812,102 @@ def test_reported_anomaly_makes_a_null_dirty() -> None:
     assert found.null == "dirty"
 
 
-# -- verdicts ----------------------------------------------------------------------------------------------------
-
 BITES, RESISTED, SILENT = lost_during_the_fault(), doubled_during_the_fault(1), silent()
 BROKEN = lost_during_the_fault()
 UNPROVEN = silent(seen=False)
+
+# -- controls that have to show exactly their anomalies ----------------------------------------------------------
+
+
+def pair_shows(
+    history: History | None, *exactly: str, tries: Mapping[str, History] | None = None, has_null: bool = True
+) -> s.ControlResult:
+    """What is said of a control that is another pair."""
+    of = s.Declared("A1", "defect", "node", "websocket", "A cut.", "x.py::t", "pytest x", ["tutorial"])
+    of = msgspec.structs.replace(of, without_null=[] if has_null else ["tutorial"])
+    histories = {"claim": kept(), **({"null-tutorial": quiet()} if has_null else {})}
+    tried = {**({"control-tutorial": history} if history is not None else {}), **(tries or {})}
+    for folder, each in tried.items():
+        begun = msgspec.structs.replace(each.started, expected=exactly[0] if exactly else "none", exactly=exactly)
+        histories[folder] = History([begun, *each.events[1:]])
+    (found,) = s.decide(of, histories, 1).controls
+    return found
+
+
+@pytest.mark.parametrize(
+    ("history", "exactly", "verdict", "why"),
+    [
+        (lost_during_the_fault(), ["lost"], "bites", "it showed lost, and nothing else"),
+        (lost_during_the_fault(bitten=False), ["lost"], "bites", "it showed lost, and nothing else"),
+        (silent(), [], "bites", "it holds: no anomaly"),
+        (lost_during_the_fault(), [], "silent", "no longer reproduces: it showed lost, not none"),
+        (lost_during_the_fault(), ["duplicate"], "silent", "no longer reproduces: it showed lost, not duplicate"),
+        (
+            lost_during_the_fault(),
+            ["lost", "reordered"],
+            "silent",
+            "no longer reproduces: it showed lost, not lost and reordered",
+        ),
+        (silent(), ["lost"], "silent", "no longer reproduces: it showed none, not lost"),
+        (
+            lost_during_the_fault(seen=False),
+            ["lost"],
+            "silent",
+            "no longer reproduces: the fault was not seen to bite: its row was never readable",
+        ),
+        (
+            silent(seen=False),
+            [],
+            "silent",
+            "no longer reproduces: the fault was not seen to bite: its row was never readable",
+        ),
+        (quiet(), [], "silent", "no longer reproduces: nothing shows that its fault bit"),
+    ],
+)
+def test_pair_has_to_show_exactly_its_anomalies(history: History, exactly: list[str], verdict: str, why: str) -> None:
+    """Not less, not more, on any message, and with a fault that was seen to bite."""
+    found = pair_shows(history, *exactly)
+    assert (found.verdict, found.why, found.null) == (verdict, why, "clean")
+    assert found.expected == (" and ".join(exactly) or "none")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict", "why"),
+    [
+        (BITES, None, "bites", "it showed lost, and nothing else"),
+        (SILENT, BITES, "bites", "it showed lost, and nothing else"),
+        (SILENT, SILENT, "silent", "no longer reproduces: it showed none, not lost (in 2 tries)"),
+        (SILENT, failed(), "error", "toxiproxy: it does not answer"),
+        (failed(), BITES, "error", "toxiproxy: it does not answer"),
+    ],
+)
+def test_first_try_that_is_not_silent_counts(first: History, second: History | None, verdict: str, why: str) -> None:
+    """A try that bites is enough, one that fails is an error, and only when all are silent the control is."""
+    found = pair_shows(first, "lost", tries={"control-tutorial-try-2": second} if second is not None else {})
+    assert (found.verdict, found.why) == (verdict, why)
+
+
+def test_try_after_one_that_bites_is_needless() -> None:
+    """The first try, the null and the claim are always needed."""
+    null, first, second, claim = s.runs(case(paired(msgspec.structs.replace(PAIR, expected="lost", tries=2))))
+
+    def left(history: History) -> dict[str, History]:
+        started = msgspec.structs.replace(history.started, expected="lost", exactly=("lost",))
+        return {"control-tutorial": History([started, *history.events[1:]])}
+
+    assert s.is_needless(second, left(BITES))
+    assert s.is_needless(second, left(failed()))
+    assert not s.is_needless(second, left(SILENT))
+    assert not any(s.is_needless(run, left(BITES)) for run in (null, first, claim))
+
+
+def test_control_without_a_null_is_not_asked_for_one() -> None:
+    """Where none is planned none is missed; where one is, its lack is an error."""
+    assert pair_shows(BITES, "lost", has_null=False).null == "none"
+    assert one_control(control=BITES, null=None).verdict == "error"
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

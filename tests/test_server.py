@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from harness import history as h
+from harness import node, waiting
 from harness import server as server_module
-from harness import waiting
 from harness.clients.sender import Sender
 from harness.errors import TargetError
 from harness.fault import Fault, NotSeen
-from harness.target import Target
+from harness.target import Target, load
 from tests.systems import (
     DEADLINE_SECONDS,
+    NEVER_SECONDS,
     RUN,
     Clients,
     Running,
@@ -791,3 +792,136 @@ async def test_server_that_ends_by_the_size_limit_has_not_crashed(tmp_path: Path
             os.kill(pids(running)[-1], number)
             await seen(lambda: not running.server.is_running, "the end")
         assert exits(running) == [(-signal.SIGXFSZ, True), (-signal.SIGXCPU, False)]
+
+
+# -- where its handlers stand still, and where its database reports an error ------------------------------------
+
+
+@asynccontextmanager
+async def hardened(folder: Path, ack_timeout_seconds: float = NEVER_SECONDS) -> AsyncIterator[tuple[Running, Clients]]:
+    """The hardened server on Node, started."""
+    async with (
+        serving(await asyncio.to_thread(hardened_node), folder) as running,
+        clients(folder, running.port, store=running.store, ack_timeout_seconds=ack_timeout_seconds) as here,
+    ):
+        await running.server.start()
+        yield running, here
+
+
+def hardened_node() -> Target:
+    """Its description, when its packages are installed."""
+    node.modules()
+    return load("hardened-node")
+
+
+@in_event_loop
+async def test_delay_holds_the_first_message_for_so_long(tmp_path: Path) -> None:
+    """Its row comes so late, that of the next does not, and at the end a server without the delay runs."""
+    async with hardened(tmp_path) as (running, here):
+        alice = await here.sender()
+        evidence = await bitten(here, running, running.server.delay("before_insert", 0.4), alice)
+        assert "its handler stood before insert: " in evidence
+        assert f"{alice.messages[1].id} was stored after 0." in evidence
+        assert alice.messages[1].answer_seconds[0] >= 0.4
+        assert alice.messages[2].answer_seconds[0] < 0.4
+
+
+@in_event_loop
+async def test_delay_behind_the_insert_is_not_seen_before_it(tmp_path: Path) -> None:
+    """A message that was stored sooner than the delay was not held before it was."""
+    async with hardened(tmp_path) as (running, here):
+        alice = await here.sender()
+        fault = running.server.delay("after_insert", 0.4)
+        await fault.begin()
+        message = alice.post()
+        with pytest.raises(NotSeen, match="sooner than the delay"):
+            await soon(fault.bite(message))
+        await fault.heal()
+
+
+@in_event_loop
+async def test_database_that_reports_an_error_has_the_message_sent_again(tmp_path: Path) -> None:
+    """The first attempt is stored and not answered, a second one is answered, and there is one row."""
+    async with hardened(tmp_path, ack_timeout_seconds=0.5) as (running, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        fault = running.server.fail("after_insert")
+        await fault.begin()
+        message = await soon(alice.send())
+        assert await soon(fault.bite(message)) == (
+            f"attempt 1 of {message.id} was stored, reported as an error, and not answered"
+        )
+        await fault.heal()
+        stored = [h.identity_in(RUN, row.content) for row in await running.store.rows()]
+        assert stored == [message.id for message in alice.messages]
+
+
+@in_event_loop
+async def test_message_that_is_acknowledged_at_once_met_no_error(tmp_path: Path) -> None:
+    """The second message after the start is beyond the error point."""
+    async with hardened(tmp_path) as (running, here):
+        alice, bob = await here.sender(), await here.sender("bob", "once")
+        fault = running.server.fail("after_insert")
+        await fault.begin()
+        await bob.connected(DEADLINE_SECONDS)
+        bob.post()
+        await alice.connected(DEADLINE_SECONDS)
+        await seen(lambda: here.events(h.Attempt), "an attempt")
+        await running.store.wait_for(bob.messages[0])
+        message = await soon(alice.send())
+        with pytest.raises(NotSeen, match="the first attempt of the message was acknowledged"):
+            await soon(fault.bite(message))
+        await fault.heal()
+
+
+@in_event_loop
+async def test_joining_and_replay_can_be_delayed(tmp_path: Path) -> None:
+    """A row is there before its broadcast when somebody joins; and a broadcast comes before the rows that were read."""
+    async with hardened(tmp_path) as (running, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        joining = running.server.delay_joining(alice.link, 1, 0.5)
+        await joining.begin()
+        await alice.connected(DEADLINE_SECONDS)
+        message = alice.post()
+        await running.store.wait_for(message)
+        rita, _ = await here.receiver()
+        assert f"when the row of {message.id} was there, before its broadcast" in await soon(joining.bite(message))
+        await joining.heal()
+        await soon(rita.heard(message))
+        replay = running.server.delay_replay(alice.link, 2, 0.5)
+        await replay.begin()
+        await alice.connected(DEADLINE_SECONDS)
+        await rita.connected(DEADLINE_SECONDS)
+        rob, _ = await here.receiver("rob")
+        later = alice.post()
+        assert f"{later.id} was broadcast while the rows before it" in await soon(replay.bite(later))
+        await replay.heal()
+        await soon(rob.heard(later))
+        assert later.id in rob.messages
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"), [("delay", "delay"), ("fail", "error"), ("delay_joining", "delay"), ("delay_replay", "delay")]
+)
+@in_event_loop
+async def test_point_that_the_target_does_not_have_is_an_error(what: str, kind: str, tmp_path: Path) -> None:
+    """It is named, and the server runs again."""
+    made = described(tmp_path, delay_points={}, error_points={})
+    async with (
+        serving(made, tmp_path) as running,
+        clients(tmp_path, running.port, store=running.store) as here,
+    ):
+        await running.server.start()
+        alice = await here.sender()
+        arguments: dict[str, tuple[Any, ...]] = {
+            "delay": ("nowhere", 0.1),
+            "fail": ("nowhere",),
+            "delay_joining": (alice.link, 1, 0.1),
+            "delay_replay": (alice.link, 1, 0.1),
+        }
+        fault = getattr(running.server, what)(*arguments[what])
+        with pytest.raises(TargetError, match=f"the target reference has no {kind} point '"):
+            await fault.begin()
+        await fault.heal()
+        assert (await soon(alice.send())).acknowledged

@@ -14,24 +14,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness import checker, reaper
 from harness import history as h
 from harness import system as system_module
-from harness.clients import sender as sender_module
+from harness.clients import author as author_module
 from harness.errors import TargetError
 from harness.fault import Acts, fault
 from harness.scenario import CONTROLS, Case, Run, Scenario
-from harness.system import System, perform, preflight
-from harness.target import Target
+from harness.system import AnySender, System, perform, preflight
+from harness.target import Target, load
 from harness.toxiproxy import Toxiproxy
-from tests.systems import described, in_event_loop, seen, soon, toxiproxy_in
+from tests.systems import DEADLINE_SECONDS, described, in_event_loop, seen, soon, toxiproxy_in
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["websocket", "polling"])
-CLAIM = Run("claim", None, "persistent", None, {})
-CONTROL = Run("control", CONTROLS["once"], "once", None, {})
-NULL = Run("null", CONTROLS["once"], "once", None, {})
+REFERENCE = load("reference")
+CLAIM = Run("claim", None, "persistent", None, {}, "python", REFERENCE)
+CONTROL = Run("control", CONTROLS["once"], "once", None, {}, "python", REFERENCE)
+NULL = Run("null", CONTROLS["once"], "once", None, {}, "python", REFERENCE)
 
 Schedule = Callable[[System], Awaitable[None]]
 
@@ -40,7 +42,7 @@ Schedule = Callable[[System], Awaitable[None]]
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for what does not come; only where it does not come."""
     monkeypatch.setattr(system_module, "patience_seconds", lambda _: 1.0)
-    monkeypatch.setattr(sender_module, "patience_seconds", lambda _: 1.0)
+    monkeypatch.setattr(author_module, "patience_seconds", lambda _: 1.0)
     monkeypatch.setattr(system_module, "_SETTLE_SECONDS", 0.5)
 
 
@@ -69,8 +71,9 @@ class Place:
             self.systems.append(system)
             await schedule(system)
 
-        case = Case(Scenario(noted, "test", (), {"": {}}, None, None), "", "python", transport)
-        return asyncio.create_task(perform(case, run, target or self.target, self.toxiproxy, self.folder, seed=1))
+        run = msgspec.structs.replace(run, target=target or self.target)
+        case = Case(Scenario(noted, "test", (), {"": {}}, None, None), "", run.client, transport, run.target)
+        return asyncio.create_task(perform(case, run, self.toxiproxy, self.folder, seed=1))
 
     @property
     def history(self) -> h.History:
@@ -236,7 +239,7 @@ async def test_same_seed_says_the_same_with_many_senders(tmp_path: Path, monkeyp
 
     async def said(delays: random.Random) -> dict[str, tuple[str, str]]:
         async def schedule(system: System) -> None:
-            async def talk(sender: sender_module.Sender) -> None:
+            async def talk(sender: AnySender) -> None:
                 for _ in range(5):
                     for _ in range(delays.randrange(5)):
                         await asyncio.sleep(0)
@@ -363,8 +366,9 @@ async def test_fault_that_finds_no_connection_is_not_seen_to_bite(
     async def schedule(system: System) -> None:
         alice = await system.sender("alice")
         await alice.send()
+        connection = await alice.connected(DEADLINE_SECONDS)
         await alice.link.close()
-        await seen(lambda: alice.connection is None, "the end of the connection")
+        await alice.link._closed(connection)
         async with system.inject(alice.link.cut_inside(0.5)) as cut:
             await cut.bitten(alice.post())
         await alice.link.restore()

@@ -59,9 +59,14 @@ command = ["node", "client.js"]
 [controls]
 without_unique = ["{python}", "server.py", "{port}", "{database}", "--without-unique"]
 without_acknowledgement = ["{python}", "server.py", "{port}", "{database}", "--mute"]
+without_recovery = ["{python}", "server.py", "{port}", "{database}", "--no-recovery"]
 [crash_points]
 after_commit = { CRASH = "after-commit:{message}" }
 before_commit = { CRASH = "before-commit:{message}", LOUD = "1" }
+[delay_points]
+before_insert = { DELAY = "{message}:{milliseconds}" }
+[error_points]
+after_insert = { FAIL = "{message}" }
 """
 
 
@@ -127,6 +132,8 @@ def test_shortest_description_has_the_documented_defaults(tmp_path: Path) -> Non
         claims=t.Claims(guarantee="exactly-once", order="sequential", receivers="none", replay=False, content="any"),
         controls=t.Controls(without_unique=None),
         crash_points={},
+        delay_points={},
+        error_points={},
         path=path,
     )
 
@@ -151,6 +158,7 @@ def test_command_is_that_of_the_server_or_of_a_control(tmp_path: Path) -> None:
     assert read.command()[-1] == "{database}"
     assert read.command("without_unique")[-1] == "--without-unique"
     assert read.command("without_acknowledgement")[-1] == "--mute"
+    assert read.command("without_recovery")[-1] == "--no-recovery"
 
 
 def test_placeholders_are_filled_wherever_they_stand() -> None:
@@ -298,12 +306,16 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
 @pytest.mark.parametrize(
     ("table", "known"),
     [
-        ("", "`claims`, `client`, `controls`, `crash_points`, `name`, `protocol`, `schema`, `server`, `store`"),
+        (
+            "",
+            "`claims`, `client`, `controls`, `crash_points`, `delay_points`, `error_points`, `name`, `protocol`, "
+            "`schema`, `server`, `store`",
+        ),
         ("server", "`command`, `cwd`, `env`, `ready`, `ready_timeout_seconds`, `stop_timeout_seconds`"),
         ("protocol", "`ack_timeout_seconds`, `broadcast`, `event`, `namespace`, `path`"),
         ("store", "`kind`, `location`, `rows`"),
         ("claims", "`content`, `guarantee`, `order`, `receivers`, `recovery_seconds`, `replay`"),
-        ("controls", "`without_acknowledgement`, `without_unique`"),
+        ("controls", "`without_acknowledgement`, `without_recovery`, `without_unique`"),
     ],
 )
 def test_unknown_key_is_named_with_the_known_ones(tmp_path: Path, table: str, known: str) -> None:
@@ -351,7 +363,10 @@ WRONG_TYPES = {
     "claims.content": [('"ascii"', "one of 'any', 'plain'", "'ascii'")],
     "controls": [("[]", "a table", "a list")],
     "controls.without_unique": [('"x"', "a list", "a string"), ("true", "a list", "true or false")],
+    "controls.without_recovery": [('"x"', "a list", "a string"), ("{}", "a list", "a table")],
     "controls.without_acknowledgement": [('"x"', "a list", "a string"), ("{}", "a list", "a table")],
+    "delay_points": [('["after_commit"]', "a table", "a list")],
+    "error_points": [('["after_commit"]', "a table", "a list")],
     "crash_points": [('["after_commit"]', "a table", "a list")],
 }
 
@@ -430,7 +445,7 @@ def test_recovery_is_claimed_within_a_span_of_time_or_not_at_all(tmp_path: Path,
     assert t.load(str(write(tmp_path, SHORTEST))).claims.recovery_seconds is None
 
 
-@pytest.mark.parametrize("control", ["without_unique", "without_acknowledgement"])
+@pytest.mark.parametrize("control", ["without_unique", "without_acknowledgement", "without_recovery"])
 def test_control_is_a_command_that_is_complete_itself(tmp_path: Path, control: str) -> None:
     """A control of the target's own has its own command, which needs a program and the placeholders of each run."""
     read = t.load(str(write(tmp_path, with_key("controls", f'{control} = ["node", "loose.js", "{{port}}"]'))))

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from harness import history as h
 from harness import ports, waiting
 from harness.clients import protocol as p
 from harness.errors import HarnessError, ending
@@ -78,8 +79,12 @@ def read(lines: Sequence[bytes]) -> tuple[list[p.AnyTold], list[str]]:
 
 @dataclass
 class _Reader:
-    """Follows what one program tells, and says where it contradicts itself."""
+    """Follows what one program tells, and says where it contradicts itself.
 
+    Where its attempts do not ask for an acknowledgement (`asks`), they need not end.
+    """
+
+    asks: bool = True
     tries: int = 0
     open: int | None = None
     begun: dict[str, int] = field(default_factory=dict)
@@ -114,7 +119,7 @@ class _Reader:
         if isinstance(event, p.Connected):
             self.open = event.connection
             # Those of an older connection have ended with it.
-            for (message, attempt), connection in self.under_way.items():
+            for (message, attempt), connection in self.under_way.items() if self.asks else ():
                 return f"attempt {attempt} of {message}, on connection {connection}, has not ended"
         return None
 
@@ -158,14 +163,12 @@ def contradiction(told: Sequence[p.AnyTold], *, asks: bool = True) -> str | None
 
     Args:
         told: all of its lines, in their order.
-        asks: whether its attempts ask for an acknowledgement; else they have no end.
+        asks: whether its attempts ask for an acknowledgement; else they need not end.
     """
-    reader = _Reader()
+    reader = _Reader(asks)
     for event in told:
         if (why := reader.contradiction(event)) is not None:
             return f"{_text(event)}: {why}"
-        if not asks:
-            reader.under_way.clear()
     return None
 
 
@@ -178,13 +181,14 @@ def _text(event: p.AnyTold) -> str:
 
 
 class Program:
-    """The program under test, once started; `told` is what it has told."""
+    """The program under test, once started; `told` is what it has told. The policy `known` it has to know."""
 
-    def __init__(self, process: ProcessGroup, connect: Mapping[str, object]) -> None:
+    def __init__(self, process: ProcessGroup, connect: Mapping[str, object], known: str = "persistent") -> None:
         self.process = process
         self.told: list[p.AnyTold] = []
         self.nonsense: list[str] = []
         self._connect = connect
+        self._known = known
         self._listening: asyncio.Task[None] | None = None
 
     async def listen(self) -> None:
@@ -248,7 +252,7 @@ class Program:
         what = " ".join([f"`{kind.__name__.lower()}`", *(f"{name} {value!r}" for name, value in fields.items())])
 
         def found() -> list[E]:
-            if (errors := self.all(p.Error)) and kind is not p.Error and self._connect["policy"] != "persistent":
+            if (errors := self.all(p.Error)) and kind is not p.Error and self._connect["policy"] != self._known:
                 raise NotOffered(errors[0].reason)
             return self.all(kind, **fields)[count - 1 : count]
 
@@ -282,9 +286,19 @@ class Bench:
     """A reference server behind a link, and the programs that a rule starts; `run` is the token of its messages."""
 
     def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], folder: Path, link: Proxy, store: SQLiteStore, run: str
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        folder: Path,
+        link: Proxy,
+        store: SQLiteStore,
+        run: str,
+        policy: h.Policy,
+        cwd: Path | None,
     ) -> None:
+        self._cwd = cwd or folder
         self._run = run
+        self._policy = policy
         self.link = link
         self.programs: list[Program] = []
         self.folder = folder
@@ -299,7 +313,7 @@ class Bench:
 
     async def program(
         self,
-        policy: str = "persistent",
+        policy: str | None = None,
         *,
         ack_timeout_seconds: float = _LONG_SECONDS,
         transports: Sequence[str] = ("websocket",),
@@ -307,10 +321,9 @@ class Bench:
         receive: str | None = None,
         connect: bool = True,
     ) -> Program:
-        """Start it; by default it is told to connect."""
-        process = ProcessGroup(
-            self._command, log=self.folder / "program.log", cwd=self.folder, env=self._env, pipes=True
-        )
+        """Start it; by default it is told to connect, and to send as in the rules that are about no policy."""
+        policy = policy or self._policy
+        process = ProcessGroup(self._command, log=self.folder / "program.log", cwd=self._cwd, env=self._env, pipes=True)
         program = Program(
             process,
             {
@@ -328,6 +341,7 @@ class Bench:
                 "outbox": str(outbox) if outbox is not None else None,
                 "seed": 1,
             },
+            self._policy,
         )
         self.programs.append(program)
         self._asks.append(policy != "fire-and-forget")
@@ -533,7 +547,7 @@ async def _refused(bench: Bench) -> None:
     "--without-acknowledgement",
 )
 async def _persistent(bench: Bench) -> None:
-    program = await bench.program(ack_timeout_seconds=_SHORT_SECONDS)
+    program = await bench.program("persistent", ack_timeout_seconds=_SHORT_SECONDS)
     message = program.post(1)
     program.post(2)
     await program.tells(p.Attempt, message=message, attempt=3)
@@ -727,6 +741,24 @@ async def _reload(bench: Bench) -> None:
         )
 
 
+@_rule(
+    "reload-midway", "a `reload` tells the end of the connection, and of an attempt that was under way, before the next"
+)
+async def _reload_midway(bench: Bench) -> None:
+    program = await bench.program()
+    await program.tells(p.Connected)
+    await bench.hold_answers()
+    message = program.post(1)
+    await program.tells(p.Attempt, message=message)
+    await bench.rows(1)
+    program.say(command="reload")
+    await program.tells(p.Disconnected, connection=1)
+    await bench.link.renew()
+    again = await program.tells(p.Connected, count=2)
+    ended = [*program.all(p.Info, message=message, attempt=1), *program.all(p.Disconnected, connection=1)]
+    _require(len(ended) == 2, f"before {_text(again)} it told {ended}")
+
+
 @_rule("stop", "`stop` closes the connection and exits with status 0")
 async def _stop(bench: Bench) -> None:
     program = await bench.program()
@@ -779,14 +811,20 @@ async def check(
     *,
     env: Mapping[str, str] | None = None,
     rules: Sequence[Rule] | None = None,
+    policy: h.Policy = "persistent",
+    cwd: Path | None = None,
+    report: Callable[[Finding], None] = lambda _: None,
 ) -> list[Finding]:
     """Try a program against each rule, one after the other.
 
     Args:
         command: how it is started.
-        folder: where it runs, and where logs and databases go.
+        folder: where logs and databases go.
         env: added to its environment.
         rules: those to try; all of them unless told otherwise. Two more are judged by what it told in all of them.
+        policy: its way of sending in the rules that are about none: another one for a program without `persistent`.
+        cwd: where the program runs; by default in a folder of each rule.
+        report: called with each finding, as it comes.
 
     Raises:
         HarnessError: there is no Toxiproxy, or the reference server or the program cannot be started.
@@ -802,8 +840,9 @@ async def check(
             own = folder / rule.name
             own.mkdir()
             link = await toxiproxy.proxy(f"midemit-conformance-{number}", port)
-            bench = Bench(command, env or {}, own, link, store, f"{number:08x}")
+            bench = Bench(command, env or {}, own, link, store, f"{number:08x}", policy, cwd)
             findings.append(await _tried(rule, bench))
+            report(findings[-1])
             contradictions.append(bench.contradiction())
             nonsense += [line for program in bench.programs for line in program.nonsense]
             await link.delete()
@@ -811,6 +850,8 @@ async def check(
     findings.append(Finding("order", why is None, why or "what it tells does not contradict itself", ""))
     says = f"it told {nonsense[0]}" if nonsense else "tells nothing but lines of the protocol"
     findings.append(Finding("lines", not nonsense, says, "\n".join(nonsense[:12])))
+    for finding in findings[-2:]:
+        report(finding)
     return findings
 
 

@@ -61,18 +61,41 @@ def _unsettled(lines: bytes) -> list[p.Post]:
 
 
 class _Telling(h.Recorder):
-    """Tells on standard output what is recorded, and keeps the outbox up to date."""
+    """Tells on standard output what is recorded, keeps the outbox up to date, and knows what has not ended."""
 
     def __init__(self) -> None:
         super().__init__(Path("/dev/null"))
         self.outbox: Outbox | None = None
+        self._connection: int | None = None
+        self._attempts: dict[tuple[str, int], None] = {}
 
     def record(self, event: h.AnyEvent) -> None:
         if isinstance(event, h.Settled) and self.outbox is not None:
             self.outbox.keep(Settled(message=event.message))
         told = _told(event)
         if told is not None:
+            self._follow(told)
             _tell(told)
+
+    def _follow(self, told: p.AnyTold) -> None:
+        match told:
+            case p.Connected():
+                self._connection = told.connection
+            case p.Disconnected():
+                self._connection = None
+            case p.Attempt():
+                self._attempts[told.message, told.attempt] = None
+            case p.Ok() | p.Info() | p.Fail():
+                self._attempts.pop((told.message, told.attempt), None)
+
+    def end(self, *, asks_nothing: bool) -> None:
+        """Tell the end of what was open when the page was left; what asks for no answer has none."""
+        if self._connection is not None:
+            _tell(p.Disconnected(connection=self._connection, reason="the page was left"))
+        for message, attempt in () if asks_nothing else self._attempts:
+            _tell(p.Info(message=message, attempt=attempt, reason="the page was left"))
+        self._connection = None
+        self._attempts.clear()
 
 
 def _told(event: h.AnyEvent) -> p.AnyTold | None:
@@ -140,7 +163,7 @@ class _Speaker(Sender):
             if server_offset in self._shown:
                 return
             self._shown.add(server_offset)
-        if server_offset is not None:
+        if server_offset is not None and self._receive.style != "forgetful":
             self._server_offset = self._next_offset(server_offset)
         _tell(p.Received(content=text if isinstance(text, str) else None, server_offset=server_offset))
 
@@ -219,6 +242,7 @@ class _Page:
         if self._sender is not None:
             self._connections = self._sender.connections
             await self._sender.close()
+            self._telling.end(asks_nothing=self._sender.asks_nothing)
         if self._telling.outbox is not None:
             self._telling.outbox.close()
 

@@ -14,7 +14,6 @@ import socketio.packet
 
 from harness import history as h
 from harness.clients import author as author_module
-from harness.clients import sender as sender_module
 from harness.clients.author import Message, patience_seconds
 from harness.clients.content import KINDS
 from harness.clients.sender import IN_FLIGHT, Sender
@@ -81,8 +80,7 @@ class Answers:
 
 def patience_of(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let senders lose their patience after so long."""
-    for module in (author_module, sender_module):
-        monkeypatch.setattr(module, "patience_seconds", lambda _: seconds)
+    monkeypatch.setattr(author_module, "patience_seconds", lambda _: seconds)
 
 
 async def finished(message: Message) -> None:
@@ -861,7 +859,7 @@ async def dealt(folder: Path, seed: int, *, silent: int = 0) -> list[tuple[str, 
         Answers(server, silent)
         alice = await here.sender(policy="new-offset")
         await soon(alice.send_many(2 * KINDS))
-        return [(message.content, message.offset) for message in alice.messages]
+        return [(message.content, str(message.offset)) for message in alice.messages]
 
 
 @in_event_loop

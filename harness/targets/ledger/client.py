@@ -7,7 +7,6 @@ A client is driven by JSON lines on standard input and tells what happens on sta
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -35,10 +34,31 @@ class Client:
         self._client = socketio.AsyncClient(reconnection=False, handle_sigint=False)
         lines = asyncio.StreamReader(limit=_LONGEST_LINE_BYTES)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-        self._start = json.loads(await lines.readline())
-        self.spawn(self._stay_connected())
-        while line := await lines.readline():
-            await self._deliver(self, json.loads(line))
+        posts: asyncio.Queue[Post] = asyncio.Queue()
+        self.spawn(self._deliver_all(posts))
+        while (line := await lines.readline()) and (command := json.loads(line))["command"] != "stop":
+            self._do(command, posts)
+        await self._client.disconnect()
+
+    def _do(self, command: dict[str, Any], posts: "asyncio.Queue[Post]") -> None:
+        match command["command"]:
+            case "receive":
+                self._client.on(command["broadcast"], self._receive)
+            case "connect":
+                self._start = command
+                self.spawn(self._stay_connected())
+            case "post":
+                self._tell("invoke", message=command["message"], offset=command["offset"])
+                posts.put_nowait(command)
+            case other:
+                self._tell("error", reason=f"{other!r} is not known here")
+
+    async def _deliver_all(self, posts: "asyncio.Queue[Post]") -> None:
+        while True:
+            await self._deliver(self, await posts.get())
+
+    async def _receive(self, content: object, server_offset: object = None) -> None:
+        self._tell("received", content=content, server_offset=server_offset)
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Run in the background."""
@@ -51,14 +71,14 @@ class Client:
         while True:
             self._connection += 1
             try:
-                await self._client.connect(url, transports=[self._start["transport"]])
+                await self._client.connect(url, transports=self._start["transports"])
             except socketio.exceptions.ConnectionError as error:
-                self._tell("connectfailed", connection=self._connection, client=self._start["name"], reason=str(error))
+                self._tell("connectfailed", connection=self._connection, reason=str(error))
                 await asyncio.sleep(0.05)
                 continue
-            self._tell("connected", connection=self._connection, client=self._start["name"])
+            self._tell("connected", connection=self._connection)
             await self._client.wait()
-            self._tell("disconnected", connection=self._connection, client=self._start["name"], reason="ended")
+            self._tell("disconnected", connection=self._connection, reason="ended")
 
     async def attempt(self, post: Post) -> bool:
         """Emit a message and wait for its acknowledgement, as long as the ack timeout."""
@@ -83,4 +103,4 @@ class Client:
         self._tell("settled", message=post["message"], outcome="acknowledged")
 
     def _tell(self, event: str, **what: object) -> None:
-        print(json.dumps({"event": event, "time": time.monotonic(), **what}), flush=True)  # noqa: T201 - the protocol
+        print(json.dumps({"event": event, **what}), flush=True)  # noqa: T201 - the protocol
