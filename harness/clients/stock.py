@@ -11,7 +11,6 @@ this program.
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import sys
 from collections.abc import Callable
@@ -24,18 +23,12 @@ import socketio
 from socketio.exceptions import BadNamespaceError
 
 from harness.clients import protocol as p
+from harness.clients.outbox import Outbox, Settled
 from harness.errors import root_cause
 
 _STOP_SECONDS = 1.0
 
 
-class Settled(p.Command, frozen=True, kw_only=True):
-    """In an outbox: this message is done with."""
-
-    message: str
-
-
-_kept = msgspec.json.Decoder(p.Post | Settled)
 _encode = msgspec.json.encode
 
 
@@ -168,32 +161,6 @@ def _frame(head: bytes) -> tuple[int, bool, bool] | None:
 # --- what it does -----------------------------------------------------------------------------------------------
 
 
-class Outbox:
-    """The messages that are not settled, in a file that outlives the process; an application's, not the library's."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("ab", buffering=0)
-        whole, newline, _ = path.read_bytes().rpartition(b"\n")
-        self._file.truncate(len(whole + newline))  # the rest was cut by a kill
-
-    def unsettled(self) -> list[p.Post]:
-        """What is left in it."""
-        left: dict[str, p.Post] = {}
-        for line in filter(None, self._path.read_bytes().split(b"\n")):
-            command = _kept.decode(line)
-            if isinstance(command, p.Post):
-                left[command.message] = command
-            else:
-                left.pop(command.message, None)
-        return list(left.values())
-
-    def keep(self, command: p.Post | Settled) -> None:
-        """Append, and have it on disk before anything else happens."""
-        self._file.write(_encode(command) + b"\n")
-        os.fsync(self._file.fileno())
-
-
 class Page:
     """One client and what its application keeps in memory: a reload makes a new one.
 
@@ -243,7 +210,7 @@ class Page:
         if self.receive is not None:
             self._client.on(self.receive.broadcast, self._on_broadcast, namespace=self.start.namespace)
         self._dialing = self._spawn(self._connect(self._hanging_up))
-        for post in self._outbox.unsettled() if fresh and self._outbox is not None else ():
+        for post in self._outbox.unsettled if fresh and self._outbox is not None else ():
             self._send(post, str(post.offset))
 
     def post(self, post: p.Post) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from harness import history as h
+from harness.clients import outbox
 from harness.clients import protocol as p
 from harness.clients.author import Message
 from harness.clients.client import TRANSPORTS, Dialer
@@ -20,58 +21,18 @@ if TYPE_CHECKING:
     from harness.link import SenderLink
 
 
-class Settled(p.Command, frozen=True, kw_only=True):
-    """In an outbox: this message is done with."""
-
-    message: str
-
-
-_kept = msgspec.json.Decoder(p.Post | Settled)
-
-
-class Outbox:
-    """The messages that are not settled, in a file that outlives the process."""
-
-    def __init__(self, path: Path) -> None:
-        whole, newline, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
-        self.unsettled = _unsettled(whole)
-        self._file = path.open("ab", buffering=0)
-        # What follows the last newline was cut by a kill: that message was never emitted.
-        self._file.truncate(len(whole + newline))
-
-    def keep(self, command: p.Post | Settled) -> None:
-        """Append, and have it on disk before anything else happens."""
-        self._file.write(p.encode(command) + b"\n")
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file; it stays."""
-        self._file.close()
-
-
-def _unsettled(lines: bytes) -> list[p.Post]:
-    left: dict[str, p.Post] = {}
-    for line in filter(None, lines.split(b"\n")):
-        command = _kept.decode(line)
-        if isinstance(command, p.Post):
-            left[command.message] = command
-        else:
-            left.pop(command.message, None)
-    return list(left.values())
-
-
 class _Telling(h.Recorder):
     """Tells on standard output what is recorded, keeps the outbox up to date, and knows what has not ended."""
 
     def __init__(self) -> None:
         super().__init__(Path("/dev/null"))
-        self.outbox: Outbox | None = None
+        self.outbox: outbox.Outbox | None = None
         self._connection: int | None = None
         self._attempts: dict[tuple[str, int], None] = {}
 
     def record(self, event: h.AnyEvent) -> None:
         if isinstance(event, h.Settled) and self.outbox is not None:
-            self.outbox.keep(Settled(message=event.message))
+            self.outbox.keep(outbox.Settled(message=event.message))
         told = _told(event)
         if told is not None:
             self._follow(told)
@@ -217,7 +178,7 @@ class _Page:
         start = self._connect
         if start is None:
             raise ValueError("the first command has to be connect")
-        self._telling.outbox = Outbox(Path(start.outbox)) if start.outbox is not None else None
+        self._telling.outbox = outbox.Outbox(Path(start.outbox)) if start.outbox is not None else None
         self._sender = self._speaker(start)
         for post in self._telling.outbox.unsettled if self._telling.outbox is not None else ():
             self._take(post)

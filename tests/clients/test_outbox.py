@@ -1,10 +1,10 @@
-"""The harness's own client as a driver: what is in its outbox."""
+"""An outbox: what is not settled is there for the next process."""
 
 import contextlib
 from pathlib import Path
 
+from harness.clients.outbox import Outbox, Settled
 from harness.clients.protocol import Post
-from harness.clients.worker import Outbox, Settled
 
 
 def post(name: str) -> Post:
