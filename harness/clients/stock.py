@@ -341,7 +341,7 @@ class Page:
         if self._gone or (self.receive.style == "hardened" and offset in self._received):
             return
         tell("received", content=content, server_offset=offset)
-        if offset is None:
+        if offset is None or self.receive.style == "forgetful":
             return
         if self.receive.style == "hardened":
             self._received.add(offset)
