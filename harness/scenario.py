@@ -69,6 +69,9 @@ CONTROLS = {
     )
 }
 
+# How many anomalies of another pair are told in full.
+_FOUND = 5
+
 PAIRS = ("tutorial", "stock")
 """The names of controls that are another pair of client and server; what such a one must show, its scenario says."""
 
@@ -352,7 +355,10 @@ def seed_of(seed: int, case_id: str, run: Run) -> random.Random:
 
 
 class ControlResult(msgspec.Struct):
-    """What a control showed, and its null. `shown` are the anomalies on messages that the fault bit."""
+    """What a control showed, and its null. `shown` are the anomalies on messages that the fault bit.
+
+    Of another pair of client and server, `shown` are all, and `found` says the first of them in full.
+    """
 
     name: str
     expected: str
@@ -360,6 +366,7 @@ class ControlResult(msgspec.Struct):
     verdict: Literal["bites", "silent", "not offered", "error"]
     null: Literal["clean", "dirty", "error", "none"]
     why: str
+    found: list[str] = []
 
 
 class Declared(msgspec.Struct):
@@ -517,7 +524,9 @@ def _shown(name: str, control: History) -> ControlResult:
         verdict, why = "error", judgement.why
     elif exactly is not None:
         problem = _differs(shown, exactly, judgement.bites)
-        verdict, why = ("silent", f"no longer reproduces: {problem}") if problem else ("bites", _exactly(shown))
+        verdict, why = (
+            ("silent", f"no longer reproduces: {problem}") if problem else ("bites", _exactly(shown, control.started))
+        )
     elif expected in shown:
         verdict, why = "bites", f"{expected}, on the bitten message"
     elif _resists(checker.fold(control), bitten):
@@ -527,7 +536,17 @@ def _shown(name: str, control: History) -> ControlResult:
     else:
         why = f"it did not show {expected} on the bitten message"
         verdict, why = "silent", f"{why}; the fault was not seen to bite: {unseen.evidence}" if unseen else why
-    return ControlResult(name, _listed(exactly) if exactly is not None else expected or "", shown, verdict, "none", why)
+    expected = _listed(exactly) if exactly is not None else expected or ""
+    full = judgement.anomalies[:_FOUND] if exactly is not None else []
+    found = [f"{anomaly.kind} {anomaly.message or 'the server'}: {anomaly.detail}" for anomaly in full]
+    return ControlResult(name, expected, shown, verdict, "none", why, found)
+
+
+def shown_by_pair(controls: Sequence[ControlResult]) -> str | None:
+    """What another pair of client and server showed that had to, in short: `tutorial shows lost`."""
+    if not controls or controls[0].name not in PAIRS or controls[0].verdict != "bites":
+        return None
+    return f"{controls[0].name} " + (f"shows {controls[0].expected}" if controls[0].expected != "none" else "holds")
 
 
 def _differs(shown: Sequence[str], exactly: Sequence[str], bites: Sequence[h.Bitten]) -> str | None:
@@ -542,8 +561,9 @@ def _differs(shown: Sequence[str], exactly: Sequence[str], bites: Sequence[h.Bit
     return None
 
 
-def _exactly(kinds: Sequence[str]) -> str:
-    return f"it showed {_listed(kinds)}, and nothing else" if kinds else "it holds: no anomaly"
+def _exactly(kinds: Sequence[str], started: h.Started) -> str:
+    pair = f"{started.client} and {started.target}"
+    return f"{pair} showed {_listed(kinds)}, and nothing else" if kinds else f"{pair} showed no anomaly: it holds"
 
 
 def _listed(kinds: Sequence[str]) -> str:

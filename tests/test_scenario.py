@@ -837,9 +837,9 @@ def pair_shows(
 @pytest.mark.parametrize(
     ("history", "exactly", "verdict", "why"),
     [
-        (lost_during_the_fault(), ["lost"], "bites", "it showed lost, and nothing else"),
-        (lost_during_the_fault(bitten=False), ["lost"], "bites", "it showed lost, and nothing else"),
-        (silent(), [], "bites", "it holds: no anomaly"),
+        (lost_during_the_fault(), ["lost"], "bites", "python and reference showed lost, and nothing else"),
+        (lost_during_the_fault(bitten=False), ["lost"], "bites", "python and reference showed lost, and nothing else"),
+        (silent(), [], "bites", "python and reference showed no anomaly: it holds"),
         (lost_during_the_fault(), [], "silent", "no longer reproduces: it showed lost, not none"),
         (lost_during_the_fault(), ["duplicate"], "silent", "no longer reproduces: it showed lost, not duplicate"),
         (
@@ -874,8 +874,8 @@ def test_pair_has_to_show_exactly_its_anomalies(history: History, exactly: list[
 @pytest.mark.parametrize(
     ("first", "second", "verdict", "why"),
     [
-        (BITES, None, "bites", "it showed lost, and nothing else"),
-        (SILENT, BITES, "bites", "it showed lost, and nothing else"),
+        (BITES, None, "bites", "python and reference showed lost, and nothing else"),
+        (SILENT, BITES, "bites", "python and reference showed lost, and nothing else"),
         (SILENT, SILENT, "silent", "no longer reproduces: it showed none, not lost (in 2 tries)"),
         (SILENT, failed(), "error", "toxiproxy: it does not answer"),
         (failed(), BITES, "error", "toxiproxy: it does not answer"),

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from harness.link import ReceiverLink, SenderLink
 
 
+# How much of a line that nobody understands is told.
+_LONGEST_QUOTE = 200
+
+
 @dataclass(frozen=True)
 class Program:
     """How a driver is started.
@@ -110,6 +114,8 @@ class Driver:
         self._hear_more = hear
         self._tell_end = ended
         self._online = asyncio.Event()
+        self._over = asyncio.Event()
+        self._told_nothing: asyncio.Task[None] | None = None
         self._process: ProcessGroup | None = None
         self._listening: asyncio.Task[None] | None = None
         self._end_expected = False
@@ -128,6 +134,7 @@ class Driver:
         """
         program = self._program
         self._end_expected = False
+        self._over.clear()
         self._numbers_before = self._number
         try:
             self._process = ProcessGroup(
@@ -137,6 +144,7 @@ class Driver:
             raise ClientError(f"{self.title} cannot be started: {error}") from error
         lines = await self._process.output(p.LONGEST_LINE_BYTES)
         self._listening = asyncio.create_task(self._listen(self._process, lines))
+        self._told_nothing = asyncio.create_task(self._expect_something())
         if self._dialer.protocol.broadcast is not None:
             self.tell(p.Receive(broadcast=self._dialer.protocol.broadcast, style=self._style))
         self.connect()
@@ -166,8 +174,26 @@ class Driver:
         if self._process is not None:
             self._process.write(p.encode(command) + b"\n")
 
+    async def _expect_something(self) -> None:
+        await waiting.pause(patience_seconds(self._dialer))
+        self._told_nothing = None
+        self.fail("it hangs: it was told to connect, and tells nothing of it")
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Nothing is to be expected of it any more: who waits for it need not."""
+        self._end_expected = True
+        self._over.set()
+        self._online.set()
+
+    def _hears(self) -> None:
+        if self._told_nothing is not None:
+            self._told_nothing.cancel()
+            self._told_nothing = None
+
     async def close(self) -> None:
         """Kill the program, and record what that leaves open."""
+        self._hears()
         self._end_expected = True
         if self._process is not None:
             await self._process.kill()
@@ -183,9 +209,15 @@ class Driver:
         return self._process
 
     async def online(self) -> DriverConnection:
-        """Wait, without a deadline, until it is connected."""
+        """Wait, without a deadline, until it is connected.
+
+        Raises:
+            ClientError: it has failed by itself.
+        """
         while self.connection is None or not self.connection.is_open:
             await self._online.wait()
+            if self._over.is_set():
+                raise ClientError(f"{self.title} has failed by itself")
         return self.connection
 
     async def connected(self, timeout_seconds: float) -> DriverConnection:
@@ -193,9 +225,10 @@ class Driver:
 
         Raises:
             WaitTimeout: it was not, by the deadline.
+            ClientError: it has failed by itself.
         """
         return await waiting.within(
-            self.online(), awaited=f"{self.name} to be connected", timeout_seconds=timeout_seconds
+            self.online(), awaited=f"{self.title} to be connected", timeout_seconds=timeout_seconds
         )
 
     def fail(self, reason: str) -> None:
@@ -205,16 +238,20 @@ class Driver:
     # -- what it tells -------------------------------------------------------------------------------------------
 
     async def _listen(self, process: ProcessGroup, lines: asyncio.StreamReader) -> None:
+        line = b""
         try:
             while line := await lines.readline():
+                self._hears()
                 self._hear(p.decode_told(line))
         except (msgspec.MsgspecError, ValueError) as error:
-            self.fail(f"told what its protocol does not know: {error}")
-            self._end_expected = True
+            said = line.decode(errors="replace").strip()[:_LONGEST_QUOTE]
+            self.fail(f"told what its protocol does not know: {error}, in {said!r}")
+            self._give_up()
             await process.kill()
         process.close_pipes()
         if not self._end_expected:
             self.fail(f"{ending(await process.wait())}; its last lines:\n{process.last_log_lines()}")
+            self._give_up()
         self._closed("the client's process ended")
         self._tell_end()
 
@@ -240,7 +277,7 @@ class Driver:
                 self._take_wire(told)
             case p.Error():
                 self.fail(told.reason)
-                self._end_expected = True
+                self._give_up()
             case _:
                 self._hear_more(told)
 
@@ -262,7 +299,8 @@ class Driver:
     def _closed(self, reason: str) -> None:
         self._wire = None
         connection, self.connection = self.connection, None
-        self._online.clear()
+        if not self._over.is_set():
+            self._online.clear()
         if connection is not None:
             event = h.Disconnected(
                 time=self._recorder.now(), client=self.name, connection=connection.number, reason=reason

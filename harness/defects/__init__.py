@@ -183,7 +183,7 @@ DEFECTS = {
         Defect(
             id="B1",
             schedule="a receiver's way back is cut behind the first missed messages, before the end of its recovery",
-            happens="it gets those messages twice",
+            happens="it gets what it had been sent of them twice",
             shows=("repeated",),
             cause="Missed packets are sent before CONNECT and kept by the client; the next recovery sends them again.",
             remedy="remove duplicates by the row's id in the receiver",
@@ -257,7 +257,7 @@ DEFECTS = {
         Defect(
             id="P6",
             schedule="over polling, a client disconnects and connects again",
-            happens="it is away until the server's next ping, up to 25 s",
+            happens="it is away until the poll that is pending has ended, up to half a minute",
             shows=("stuck",),
             cause="`disconnect()` waits for the poll that is pending.",
             remedy="WebSocket only; or tear the connection down",

@@ -22,7 +22,7 @@ from harness.report.story import Story, Told
 from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
 from harness.report.text import anchor, body, one_line, ranges, times, visible
 from harness.report.timeline import Mark, Timeline
-from harness.scenario import PAIRS, ControlResult
+from harness.scenario import PAIRS, ControlResult, shown_by_pair
 
 # A verdict is never told by colour alone.
 SYMBOLS: Final = {"kept": "✓", "broken": "✗", "unproven": "?", "error": "!"}
@@ -130,9 +130,8 @@ def _controls_in_short(controls: Sequence[ControlResult]) -> str:
     """`2 of 2 bite`, and what is wrong with a null; of another pair of client and server what it shows."""
     if not controls:
         return "none"
-    if controls[0].name in PAIRS and controls[0].verdict == "bites":
-        shows = controls[0].expected
-        return f"{controls[0].name}: " + ("holds" if shows == "none" else f"shows {shows}")
+    if (pair := shown_by_pair(controls)) is not None:
+        return pair
     biting = sum(control.verdict == "bites" for control in controls)
     nulls = sorted({control.null for control in controls} - {"clean", "none"})
     return f"{biting} of {len(controls)} bite" + "".join(f", a null {word}" for word in nulls)

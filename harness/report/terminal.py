@@ -10,7 +10,7 @@ from harness.report import story
 from harness.report.run import HISTORY, RunFolder
 from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
 from harness.report.text import anchor, one_line, ranges, times, visible
-from harness.scenario import Result
+from harness.scenario import Result, shown_by_pair
 
 _INDENT = " " * 10
 _SHOWN_COUNTS = ("sent", "acknowledged", "stored")
@@ -21,7 +21,8 @@ def line(scenario: ScenarioSummary | Result) -> str:
     """One line on one scenario: its verdict, id, how often it has that verdict if it ran often, counts and time."""
     repeated = [one_line(scenario.repeated.in_short)] if scenario.repeated else []
     counts = [f"{scenario.counts[name]} {name}" for name in _SHOWN_COUNTS if name in scenario.counts]
-    told = ", ".join([*repeated, *counts, f"{scenario.seconds:.1f} s"])
+    pair = shown_by_pair(scenario.controls)
+    told = ", ".join([*([pair] if pair else []), *repeated, *counts, f"{scenario.seconds:.1f} s"])
     return f"{scenario.verdict:<9} {one_line(scenario.id)}  ({told})"
 
 

@@ -454,3 +454,26 @@ async def test_receiver_has_nothing_to_tell_of_messages(tmp_path: Path) -> None:
         assert here.failures[0].startswith("the client of rita: told what its protocol does not know: ")
         assert "is not a thing to tell of a receiver" in here.failures[0]
         here.failures.clear()
+
+
+@in_event_loop
+async def test_program_that_tells_nothing_at_all_hangs_by_name(tmp_path: Path) -> None:
+    """Who waits for it to be connected is told at once, and by whose fault."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver_module, "patience_seconds", lambda _: 0.3)
+        async with playing(tmp_path, connect=[]) as (here, alice):
+            with pytest.raises(ClientError, match="the client of alice has failed by itself"):
+                await alice.connected(DEADLINE_SECONDS)
+            assert here.failures == ["the client of alice: it hangs: it was told to connect, and tells nothing of it"]
+            here.failures.clear()
+
+
+@pytest.mark.parametrize("line", ["no line of the protocol", "exit"])
+@in_event_loop
+async def test_nobody_waits_for_a_program_that_has_failed(line: str, tmp_path: Path) -> None:
+    """Who waits for it to be connected is told when it has said nonsense or has ended, and not at the deadline."""
+    async with playing(tmp_path, connect=[line]) as (here, alice):
+        with pytest.raises(ClientError, match="the client of alice has failed by itself"):
+            await alice.connected(2 * DEADLINE_SECONDS)
+        assert len(here.failures) == 1
+        here.failures.clear()
