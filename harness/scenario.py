@@ -259,6 +259,8 @@ def not_offered(case: Case) -> str | None:
             for control in declared.controls
         ):
             return "the target offers none of its controls"
+        if claims.receivers == "none" and {control.expected for control in declared.controls} <= {"repeated"}:
+            return "the target promises receivers nothing"
         threats = " or ".join(sorted({repr(control.expected) for control in declared.controls}))
         return f"a message that is {threats} does not break {claims.guarantee!r}"
     return None

@@ -178,6 +178,13 @@ class Server:
             await self._process.stop(self._target.server.stop_timeout_seconds)
             self._process = None
 
+    async def ended_within(self, seconds: float) -> bool:
+        """Wait until it has ended by itself, for so long; whether it has."""
+        if self._process is not None:
+            with contextlib.suppress(waiting.WaitTimeout):
+                await waiting.within(self._process.wait(), awaited="the server to end", timeout_seconds=seconds)
+        return not self.is_running
+
     @property
     def is_running(self) -> bool:
         """Whether it was started and has not ended."""
@@ -277,7 +284,7 @@ class Server:
         """Restart it so that the first message waits long before its broadcast, and the next who joins longer still.
 
         A message that is posted then is stored, and not yet broadcast, when somebody joins and is to be sent all rows.
-        `joined` is how many clients come back first. Started again at the end.
+        `joined` is how many clients come back first. To be bitten when the other has joined. Started again at the end.
         """
         await self.stop()
         try:
@@ -287,7 +294,8 @@ class Server:
             if link.sender.has_heard(message):
                 raise NotSeen(f"{message.id} was broadcast before anybody had joined")
             await self._heard(link, message)
-            yield f"somebody joined when the row of {message.id} was there, before its broadcast"
+            newcomer = self._newcomer_without_rows(message)
+            yield f"{newcomer} joined when the row of {message.id} was there, before its broadcast and its own rows"
         finally:
             await self.start()
 
@@ -295,16 +303,40 @@ class Server:
     async def delay_replay(self, link: SenderLink, joined: int, seconds: float) -> Acts:
         """Restart it so that the next who joins is sent the rows late, when they have been read for `seconds`.
 
-        `joined` is how many clients come back first. Started again at the end.
+        `joined` is how many clients come back first. To be bitten when the other has joined. Started again at the end.
         """
         await self.stop()
         try:
             await self.start(self._delayed("before_replay", seconds, joined=joined))
             message = yield None
             await self._heard(link, message)
-            yield f"{message.id} was broadcast while the rows before it had been read and not sent"
+            newcomer = self._newcomer_without_rows(message)
+            yield f"{message.id} was broadcast when {newcomer} had joined and was not yet sent the rows before it"
         finally:
             await self.start()
+
+    @fault("server")
+    async def delay_broadcast(self, seconds: float) -> Acts:
+        """Restart it so that the first message that it handles waits for `seconds` between its row and its broadcast.
+
+        To be bitten when others have been stored and broadcast meanwhile. Started again at the end.
+        """
+        await self.stop()
+        try:
+            await self.start(self._delayed("after_insert", seconds))
+            message = yield None
+            await self._store.wait_for(message)
+            yield f"its handler stood behind its INSERT: {stored_unanswered(message)}"
+        finally:
+            await self.start()
+
+    def _newcomer_without_rows(self, message: Message) -> str:
+        """The receiver that joined last, which must not have been sent any other message yet."""
+        newcomer = next(e.receiver for e in reversed(self._recorder.events) if isinstance(e, h.Receiving))
+        for event in self._recorder.events:
+            if isinstance(event, h.Received) and event.receiver == newcomer and message.id not in (event.content or ""):
+                raise NotSeen(f"{newcomer} was sent its rows before {message.id} was broadcast")
+        return newcomer
 
     @fault("server")
     async def fail(self, point: str) -> Acts:

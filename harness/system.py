@@ -329,6 +329,17 @@ class System:
         await receiver.connected(self._patience_seconds)
         return receiver
 
+    @property
+    def undisturbed(self) -> int:
+        """How many clients keep their links, or come back on them, while a fault acts."""
+        return len(self._senders) + len(self._receivers) - (self._shaken is not None)
+
+    async def all_online(self) -> None:
+        """Wait until every client is connected that has a link."""
+        for client in (*self._senders, *self._receivers):
+            if client.name != _SHAKEN or not self._acting:
+                await client.online()
+
     async def senders(self, count: int) -> list[AnySender]:
         """`count` connected senders, one to twenty.
 

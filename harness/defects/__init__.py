@@ -65,7 +65,7 @@ DEFECTS = {
         ),
         Defect(
             id="A2",
-            schedule="the network falls silent right after a heartbeat, and a message is sent at once",
+            schedule="the network falls silent when both ends have just heard from each other, and a message is sent",
             happens="all four tries are spent before the heartbeat notices: dropped without a word",
             shows=("silent_drop",),
             cause="Four ack timeouts of 10 s are shorter than the 45 s until a dead connection is noticed.",
@@ -175,7 +175,7 @@ DEFECTS = {
             id="A20",
             schedule="several INSERTs wait for a lock, and it is released when one of them has just given up",
             happens="the next one succeeds, is broadcast and acknowledged, and is rolled back: it is nowhere",
-            shows=("lost",),
+            shows=("lost", "phantom"),
             cause="sqlite3 runs the statements of one connection in several threads: one that is busy and not yet"
             " finalized keeps the next from its commit, and takes it along when it ends.",
             remedy="one statement at a time on a connection that writes, or an explicit transaction for each",
@@ -206,7 +206,7 @@ DEFECTS = {
         ),
         Defect(
             id="B4",
-            schedule="six clients write at once",
+            schedule="several clients write at once, and the handler of one stands between its row and its broadcast",
             happens="messages are broadcast in another order than that of their rows",
             shows=("misordered",),
             cause="Each handler broadcasts when its own INSERT has called back, in whatever order that is.",
@@ -249,7 +249,7 @@ DEFECTS = {
         Defect(
             id="P5",
             schedule="a server with a ping interval of 0.9 s, and a client that does nothing",
-            happens="its connection is dropped again and again; what is emitted then is lost",
+            happens="its connection is dropped again and again, and an emit in between fails",
             shows=("lost",),
             cause="The interval is cut to whole seconds before it is told to the client: 0.",
             remedy="whole seconds",
@@ -265,7 +265,7 @@ DEFECTS = {
         Defect(
             id="P7",
             schedule="over polling, more than 16 emits in one request",
-            happens="none of them is stored, and nobody is told",
+            happens="the request is rejected whole, and nobody is told",
             shows=("lost",),
             cause="`Payload.max_decode_packets` is 16, and a payload with more is rejected whole.",
             remedy="raise it, in the server and in the client",

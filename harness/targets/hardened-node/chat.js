@@ -64,7 +64,7 @@ class Chat {
     try {
       const { step, id } = await this.#storage.write(clientOffset, content, delayed);
       if (step === 'refused') throw new Refused(`row ${id} has this offset and another content`);
-      await this.#points.message('after-insert', clientOffset);
+      if (step === 'stored') await this.#points.message('after-insert', clientOffset);
     } finally {
       this.#delivery.look(); // however the write ended: the row may be there
     }
