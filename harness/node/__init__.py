@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 import platform
 import re
 import shutil
@@ -82,13 +83,20 @@ def _install(home: Path, installed: Path) -> None:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(PACKAGES / name, place / name)
         command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
-        status, printed = run(command, cwd=place, timeout_seconds=_INSTALL_TIMEOUT_SECONDS)
+        env = {**_headers(), **os.environ}
+        status, printed = run(command, cwd=place, env=env, timeout_seconds=_INSTALL_TIMEOUT_SECONDS)
         if status != 0:
             raise InstallError(
                 f"`{' '.join(command)}` {ending(status)} and printed {brief(printed)}. It needs the npm registry, and "
                 "a C++ compiler, make and Python where sqlite3 has no binary for this machine"
             )
         (place / "node_modules").rename(installed)
+
+
+def _headers() -> dict[str, str]:
+    """Node's own headers for what is compiled, where they were installed with it; else they are downloaded."""
+    prefix = Path(shutil.which("node") or "").resolve().parent.parent
+    return {"npm_config_nodedir": str(prefix)} if (prefix / "include/node/node_version.h").exists() else {}
 
 
 @functools.cache
