@@ -24,7 +24,6 @@ _VERSION_TIMEOUT_SECONDS = 10.0
 _INSTALL_TIMEOUT_SECONDS = 900.0
 
 
-@functools.cache
 def _printed_version() -> str:
     return run(["node", "--version"], timeout_seconds=_VERSION_TIMEOUT_SECONDS)[1].strip()
 
