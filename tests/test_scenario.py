@@ -228,7 +228,7 @@ def test_control_of_receivers_runs_where_something_is_promised_to_them() -> None
     null, control, claim = s.runs(case(of, on=promises))
     assert [run.control.forgets for run in (null, control) if run.control is not None] == [True, True]
     assert (control.policy, claim.control) == ("persistent", None)
-    assert s.not_offered(case(of)) == "a message that is 'repeated' does not break 'exactly-once'"
+    assert s.not_offered(case(of)) == "the target promises receivers nothing"
 
 
 @pytest.mark.parametrize(
