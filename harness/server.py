@@ -332,7 +332,9 @@ class Server:
 
     def _newcomer_without_rows(self, message: Message) -> str:
         """The receiver that joined last, which must not have been sent any other message yet."""
-        newcomer = next(e.receiver for e in reversed(self._recorder.events) if isinstance(e, h.Receiving))
+        joined = (event.receiver for event in reversed(self._recorder.events) if isinstance(event, h.Receiving))
+        if (newcomer := next(joined, None)) is None:
+            raise NotSeen("nobody has joined")
         for event in self._recorder.events:
             if isinstance(event, h.Received) and event.receiver == newcomer and message.id not in (event.content or ""):
                 raise NotSeen(f"{newcomer} was sent its rows before {message.id} was broadcast")

@@ -511,6 +511,10 @@ class Running:
         """The time by which the server's events are recorded."""
         return self._recorder.now()
 
+    def hear_of(self, receiver: str) -> None:
+        """Have it recorded here that somebody joins: in a system there is one recorder for all."""
+        self._recorder.record(h.Receiving(time=self.now(), receiver=receiver))
+
     async def _stay(self) -> int:
         raise AssertionError("the server moved")
 

@@ -255,6 +255,8 @@ class Page:
     async def _connect(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait((before,))
+        # Its events come before the library has ended what they are about.
+        await _forgiving(self._client.eio.wait())
         start = self.start
         try:
             await self._client.connect(

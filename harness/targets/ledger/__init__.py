@@ -214,10 +214,10 @@ ENTRIES = (
     Entry(
         name="leaves_transaction_open",
         anomaly="lost",
-        family="retries",
-        case="retries-order-python-websocket",
+        family="ack-lost",
+        case="ack-lost-one-python-websocket",
         mistake="The early return for a duplicate skips the end of its transaction, and no later commit is one.",
-        why="The acknowledgement is lost and the resend a duplicate: what the sender has queued behind it is"
+        why="The acknowledgement is lost and the resend a duplicate: what the sender sends behind it is"
         " acknowledged in a transaction that is rolled back when the server stops.",
     ),
     Entry(
