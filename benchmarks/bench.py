@@ -134,7 +134,8 @@ async def _throughput() -> None:
             for count, each in _SENDERS:
                 rates = {(server, records): [0.0] * 0 for server in servers for records in (True, False)}
                 for round_number in range(_THROUGHPUT_ROUNDS):
-                    for server, records in rates:
+                    # In turn, so that neither of a pair always has the warmer machine.
+                    for server, records in sorted(rates, reverse=bool(round_number % 2)):
                         place = folder / f"{server}-{count}-{records}-{round_number}"
                         place.mkdir()
                         rates[server, records].append(
