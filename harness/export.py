@@ -6,9 +6,9 @@ from pathlib import Path
 
 from harness import defects, node
 from harness.errors import HarnessError
+from harness.target import SHIPPED
 
 _TEMPLATES = Path(defects.__file__).parent
-_TARGETS = Path(__file__).parent / "targets"
 _COMMAND = re.compile(r"^    (\S.*)$", re.MULTILINE)
 
 
@@ -57,10 +57,10 @@ def _needed(template: Path) -> list[Path]:
         return [
             _TEMPLATES / "common.py",
             _TEMPLATES / "requirements.txt",
-            _TARGETS / "tutorial-python" / "server.py",
+            SHIPPED / "tutorial-python" / "server.py",
         ]
     return [
         _TEMPLATES / "common.js",
-        *(_TARGETS / "tutorial-node" / name for name in ("server.js", "switches.js")),
+        *(SHIPPED / "tutorial-node" / name for name in ("server.js", "switches.js")),
         *(node.PACKAGES / name for name in ("package.json", "package-lock.json")),
     ]
