@@ -548,10 +548,13 @@ async def _accepts(port: int) -> bool:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         return False
+    # Where nobody listens, and the port lies in the range of outgoing connections, one of these can be given the port
+    # that it calls: TCP then connects it with itself.
+    others = writer.get_extra_info("sockname") != writer.get_extra_info("peername")
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-    return True
+    return others
 
 
 def _answers(url: str) -> bool:

@@ -71,8 +71,9 @@ async def test_manual_resend_is_delivered_at_least_once_and_reorders(system: Sys
     alice = await system.sender("alice")
     await alice.send()
 
-    async with system.inject(system.store.lock(system.seconds(ack_timeouts=0.5))) as fault:
+    async with system.inject(system.store.lock(system.seconds(ack_timeouts=0.1))) as fault:
         message = alice.post()
+        await message.done_within(system.seconds(ack_timeouts=0.4))  # it is, unless the database is locked
         await fault.bitten(message)
 
     await alice.send()  # half an ack timeout before the other is sent again
@@ -109,8 +110,9 @@ async def test_retries_deliver_at_least_once_in_order(system: System) -> None:
     alice = await system.sender("alice")
     await alice.send()
 
-    async with system.inject(system.store.lock(system.seconds(ack_timeouts=0.5))) as fault:
+    async with system.inject(system.store.lock(system.seconds(ack_timeouts=0.1))) as fault:
         message = alice.post()
+        await message.done_within(system.seconds(ack_timeouts=0.4))  # it is, unless the database is locked
         await fault.bitten(message)
 
     await alice.send()  # half an ack timeout before the other is sent again

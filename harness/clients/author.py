@@ -79,6 +79,12 @@ class Message:
         """
         await waiting.within(self.attempted.wait(), awaited=f"an attempt of {self.id}", timeout_seconds=timeout_seconds)
 
+    async def done_within(self, seconds: float) -> bool:
+        """Wait until its sender will do nothing more about it, for so long; whether that is so."""
+        with contextlib.suppress(waiting.WaitTimeout):
+            await waiting.within(self.done.wait(), awaited=f"{self.id} to be done", timeout_seconds=seconds)
+        return self.done.is_set()
+
 
 class Author:
     """Makes the messages of one sender; how they are emitted is for others to say.

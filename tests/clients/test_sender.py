@@ -825,6 +825,17 @@ async def test_sender_loses_its_patience_once(tmp_path: Path, monkeypatch: pytes
 
 
 @in_event_loop
+async def test_done_within_tells_whether_it_was(tmp_path: Path) -> None:
+    """Who gives a message a while is told whether it is done, at once when it is."""
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        server.answer = server.forget
+        message = (await here.sender()).post()
+        assert not await message.done_within(SHORT_SECONDS)
+        server.answer = server.acknowledge
+        assert await message.done_within(NEVER_SECONDS)
+
+
+@in_event_loop
 async def test_patience_scales_with_the_ack_timeout_and_has_a_minimum(tmp_path: Path) -> None:
     """Patience is ten ack timeouts, and at least five seconds."""
     async with chatting() as server:
