@@ -827,7 +827,7 @@ async def test_sender_loses_its_patience_once(tmp_path: Path, monkeypatch: pytes
 @in_event_loop
 async def test_done_within_tells_whether_it_was(tmp_path: Path) -> None:
     """Who gives a message a while is told whether it is done, at once when it is."""
-    async with chatting() as server, clients(tmp_path, server.port) as here:
+    async with chatting() as server, clients(tmp_path, server.port, ack_timeout_seconds=0.3) as here:
         server.answer = server.forget
         message = (await here.sender()).post()
         assert not await message.done_within(SHORT_SECONDS)
