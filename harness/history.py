@@ -69,10 +69,11 @@ class Started(Event, frozen=True, kw_only=True):
 
 
 class Connected(Event, frozen=True, kw_only=True):
-    """A client's connection number `connection` is usable."""
+    """A client's connection number `connection` is usable; `recovered` where the server restored its session."""
 
     client: str
     connection: int
+    recovered: bool = False
 
 
 class ConnectFailed(Event, frozen=True, kw_only=True):

@@ -58,6 +58,13 @@ class Link:
         """Remove it from Toxiproxy."""
         await self._proxy.delete()
 
+    async def _closed(self, connection: SeenConnection) -> None:
+        await waiting.within(
+            asyncio.shield(connection.closed),
+            awaited=f"the connection of {self.name} to be cut",
+            timeout_seconds=self._patience_seconds,
+        )
+
 
 def _hold(direction: Direction) -> Toxic:
     return Toxic(f"hold_{direction}", "bandwidth", direction, {"rate": 0})
@@ -358,13 +365,6 @@ class SenderLink(Link):
 
     # -- what bites are told by ----------------------------------------------------------------------------------
 
-    async def _closed(self, connection: SeenConnection) -> None:
-        await waiting.within(
-            asyncio.shield(connection.closed),
-            awaited=f"the connection of {self.sender.name} to be cut",
-            timeout_seconds=self._patience_seconds,
-        )
-
     async def _silent(self, message: Message, direction: Direction, seconds: float) -> None:
         """See that nothing of a message came through for `seconds`, or all but its answer."""
         if direction == "downstream":
@@ -440,6 +440,28 @@ class ReceiverLink(Link):
             await self.restore()
 
     @fault("link")
+    async def cut_and_recover(self) -> Acts:
+        """Hold downstream until the message is stored, and cut; the next connection has to be a recovered session."""
+        held = False
+        try:
+            await self.hold("downstream")
+            held = True
+            message = yield None
+            connection = await self.receiver.connected(self._patience_seconds)
+            await self._store.wait_for(message)
+            if message.id in self.receiver.messages:
+                raise NotSeen(f"{self.receiver.name} received it")
+            await self.restore()
+            held = False
+            await self._closed(connection)
+            if not (await self.receiver.connected(self._patience_seconds)).recovered:
+                raise NotSeen(f"the server did not restore the session of {self.receiver.name}")
+            yield f"{self.receiver.name} was cut before {message.id} reached it, and its session was recovered"
+        finally:
+            if held:
+                await self.restore()
+
+    @fault("link")
     async def cut_poll(self, count: int, seconds: float) -> Acts:
         """Cut the response to the pending poll after `count` bytes; the message has to be what it carries.
 
@@ -477,11 +499,7 @@ class ReceiverLink(Link):
                 timeout_seconds=self._patience_seconds,
             )
             await self.close()
-            await waiting.within(
-                asyncio.shield(connection.closed),
-                awaited=f"the connection of {self.receiver.name} to be cut",
-                timeout_seconds=self._patience_seconds,
-            )
+            await self._closed(connection)
             yield f"{self.receiver.name} was cut when it had received {message.id}"
         finally:
             await self.restore()

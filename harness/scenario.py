@@ -128,6 +128,8 @@ def scenario(
     guarantee: h.Guarantee | None = None,
     linux: bool = False,
     server: str | None = None,
+    clients: Sequence[str] = (),
+    target: str | None = None,
 ) -> Callable[[Schedule], Schedule]:
     """Declare an async function `(system, **parameters)` as a scenario.
 
@@ -144,6 +146,8 @@ def scenario(
         guarantee: what this policy can keep, where that is less than what the target claims.
         linux: it needs something that only Linux has.
         server: the control server of runs whose senders ask for no acknowledgement, where the target has it.
+        clients: those that it runs with, where it needs what others do not have; else the user chooses.
+        target: the target that it runs on, by its path or name, where it is about that; else the user chooses.
 
     Raises:
         HarnessError: one of these is not what is said here.
@@ -151,7 +155,7 @@ def scenario(
 
     def declare(schedule: Schedule) -> Schedule:
         problem = next(
-            _problems(family, controls, variants, order, switch, transports, policy, guarantee, server), None
+            _problems(family, controls, variants, order, switch, transports, policy, guarantee, server, clients), None
         )
         if problem is not None:
             raise HarnessError(f"scenario {getattr(schedule, '__name__', schedule)}: {problem}")
@@ -168,6 +172,8 @@ def scenario(
             guarantee,
             linux,
             server,
+            target,
+            tuple(clients),
         )
         setattr(schedule, ATTRIBUTE, declared)
         return schedule
@@ -185,6 +191,7 @@ def _problems(
     policy: h.Policy | None,
     guarantee: h.Guarantee | None,
     server: str | None,
+    clients: Sequence[str],
 ) -> Iterator[str]:
     """What is wrong with a declaration: what types would say, and what a type checker may not have been asked."""
     for what, names in {"family": [family], "variants": [name for name in variants or {} if name]}.items():
@@ -201,6 +208,7 @@ def _problems(
         "server": ((server,) if server is not None else None, Controls.__struct_fields__),
         "policy": ((policy,) if policy is not None else None, get_args(h.Policy)),
         "guarantee": ((guarantee,) if guarantee is not None else None, get_args(h.Guarantee)),
+        "clients": (clients, tuple(KINDS)),
     }
     for what, (given, words) in known.items():
         if given is not None and (not isinstance(given, list | tuple) or not set(given) <= set(words)):

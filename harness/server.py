@@ -19,7 +19,7 @@ from harness.fault import Acts, NotSeen, fault
 from harness.link import SenderLink, stored_unanswered
 from harness.process import ProcessGroup
 from harness.store import SQLiteStore
-from harness.target import Target, fill
+from harness.target import Points, Target, fill, put
 
 # What a server that was just killed still had open is gone within milliseconds.
 _PORT_TIMEOUT_SECONDS = 1.0
@@ -241,12 +241,7 @@ class Server:
     @fault("server")
     async def crash(self, point: str) -> Acts:
         """Restart it so that it dies at a crash point, in the first message it handles; started again at the end."""
-        if point not in self._target.crash_points:
-            raise TargetError(f"the target {self._target.name} has no crash point {point!r}")
-        environment = {key: value.replace("{message}", "1") for key, value in self._target.crash_points[point].items()}
-        await self.stop()
-        try:
-            await self.start(environment)
+        async with self._restarted(self._at("crash", self._target.crash_points, point)):
             self._end_expected = True
             process = self._running()
             message = yield None
@@ -256,8 +251,6 @@ class Server:
                 timeout_seconds=self._patience_seconds,
             )
             yield _unanswered(message, f"the server died at its crash point {point!r}")
-        finally:
-            await self.start()
 
     @fault("server")
     async def delay(self, point: str, seconds: float) -> Acts:
@@ -265,9 +258,7 @@ class Server:
 
         Every attempt of that message does, and no other message. Started again at the end.
         """
-        await self.stop()
-        try:
-            await self.start(self._delayed(point, seconds))
+        async with self._restarted(self._delayed(point, seconds)):
             message = yield None
             await message.first_attempt(self._patience_seconds)
             began = self._recorder.now()
@@ -276,8 +267,6 @@ class Server:
             if taken < seconds:
                 raise NotSeen(f"the message was stored {taken:.3f} s after its first attempt, sooner than the delay")
             yield f"its handler stood {point.replace('_', ' ')}: {message.id} was stored after {taken:.3f} s"
-        finally:
-            await self.start()
 
     @fault("server")
     async def delay_joining(self, link: SenderLink, joined: int, seconds: float) -> Acts:
@@ -286,9 +275,7 @@ class Server:
         A message that is posted then is stored, and not yet broadcast, when somebody joins and is to be sent all rows.
         `joined` is how many clients come back first. To be bitten when the other has joined. Started again at the end.
         """
-        await self.stop()
-        try:
-            await self.start(self._delayed("joining", seconds, joined=joined))
+        async with self._restarted(self._delayed("joining", seconds, joined=joined)):
             message = yield None
             await self._store.wait_for(message)
             if link.sender.has_heard(message):
@@ -296,8 +283,6 @@ class Server:
             await self._heard(link, message)
             newcomer = self._newcomer_without_rows(message)
             yield f"{newcomer} joined when the row of {message.id} was there, before its broadcast and its own rows"
-        finally:
-            await self.start()
 
     @fault("server")
     async def delay_replay(self, link: SenderLink, joined: int, seconds: float) -> Acts:
@@ -305,15 +290,11 @@ class Server:
 
         `joined` is how many clients come back first. To be bitten when the other has joined. Started again at the end.
         """
-        await self.stop()
-        try:
-            await self.start(self._delayed("before_replay", seconds, joined=joined))
+        async with self._restarted(self._delayed("before_replay", seconds, joined=joined)):
             message = yield None
             await self._heard(link, message)
             newcomer = self._newcomer_without_rows(message)
             yield f"{message.id} was broadcast when {newcomer} had joined and was not yet sent the rows before it"
-        finally:
-            await self.start()
 
     @fault("server")
     async def delay_broadcast(self, seconds: float) -> Acts:
@@ -321,14 +302,10 @@ class Server:
 
         To be bitten when others have been stored and broadcast meanwhile. Started again at the end.
         """
-        await self.stop()
-        try:
-            await self.start(self._delayed("after_insert", seconds))
+        async with self._restarted(self._delayed("after_insert", seconds)):
             message = yield None
             await self._store.wait_for(message)
             yield f"its handler stood behind its INSERT: {stored_unanswered(message)}"
-        finally:
-            await self.start()
 
     def _newcomer_without_rows(self, message: Message) -> str:
         """The receiver that joined last, which must not have been sent any other message yet."""
@@ -346,19 +323,12 @@ class Server:
 
         To be bitten when the message is done. Started again at the end.
         """
-        if point not in self._target.error_points:
-            raise TargetError(f"the target {self._target.name} has no error point {point!r}")
-        environment = {key: value.replace("{message}", "1") for key, value in self._target.error_points[point].items()}
-        await self.stop()
-        try:
-            await self.start(environment)
+        async with self._restarted(self._at("error", self._target.error_points, point)):
             message = yield None
             await self._store.wait_for(message)
             if message.attempts < 2:
                 raise NotSeen("the first attempt of the message was acknowledged")
             yield f"attempt 1 of {message.id} was stored, reported as an error, and not answered"
-        finally:
-            await self.start()
 
     async def _heard(self, link: SenderLink, message: Message) -> None:
         await waiting.until(
@@ -369,13 +339,24 @@ class Server:
 
     def _delayed(self, point: str, seconds: float, joined: int = 0) -> dict[str, str]:
         """The environment in which the first message, or the next who joins, waits at a delay point."""
-        if point not in self._target.delay_points:
-            raise TargetError(f"the target {self._target.name} has no delay point {point!r}")
-        values = {"{message}": "1", "{joining}": str(joined + 1), "{milliseconds}": str(round(seconds * 1000))}
-        environment = dict(self._target.delay_points[point])
-        for placeholder, value in values.items():
-            environment = {name: text.replace(placeholder, value) for name, text in environment.items()}
-        return environment
+        values = {"{joining}": str(joined + 1), "{milliseconds}": str(round(seconds * 1000))}
+        return self._at("delay", self._target.delay_points, point, values)
+
+    def _at(self, kind: str, points: Points, point: str, values: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment in which something happens at a point of the target, to the first message."""
+        if point not in points:
+            raise TargetError(f"the target {self._target.name} has no {kind} point {point!r}")
+        return {name: put(text, {"{message}": "1", **(values or {})}) for name, text in points[point].items()}
+
+    @contextlib.asynccontextmanager
+    async def _restarted(self, environment: Mapping[str, str]) -> AsyncIterator[None]:
+        """Restarted with these variables, and started again without them at the end."""
+        await self.stop()
+        try:
+            await self.start(environment)
+            yield
+        finally:
+            await self.start()
 
     @fault("server")
     async def pause(self, link: SenderLink, seconds: float) -> Acts:
@@ -550,11 +531,11 @@ async def _accepts(port: int) -> bool:
         return False
     # Where nobody listens, and the port lies in the range of outgoing connections, one of these can be given the port
     # that it calls: TCP then connects it with itself.
-    others = writer.get_extra_info("sockname") != writer.get_extra_info("peername")
+    by_another = writer.get_extra_info("sockname") != writer.get_extra_info("peername")
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-    return others
+    return bool(by_another)
 
 
 def _answers(url: str) -> bool:

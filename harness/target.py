@@ -4,7 +4,7 @@ import contextlib
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -78,6 +78,10 @@ class Client(_Table, frozen=True, kw_only=True):
     command: list[str] = msgspec.field(default_factory=lambda: ["{python}", "-m", "harness.clients.worker"])
 
 
+Points = dict[str, dict[str, str]]
+"""The name of a place in the server's code -> the environment in which something happens there."""
+
+
 class Target(_Table, frozen=True, kw_only=True):
     """A validated description. `path` is its file; relative paths in it are relative to that file's folder."""
 
@@ -89,9 +93,9 @@ class Target(_Table, frozen=True, kw_only=True):
     claims: Claims = Claims()
     controls: Controls = Controls()
     client: Client = msgspec.field(default_factory=Client)
-    crash_points: dict[str, dict[str, str]] = {}
-    delay_points: dict[str, dict[str, str]] = {}
-    error_points: dict[str, dict[str, str]] = {}
+    crash_points: Points = {}
+    delay_points: Points = {}
+    error_points: Points = {}
     path: Path = Path()
 
     def command(self, control: str | None = None) -> list[str]:
@@ -121,6 +125,11 @@ def fill(text: str, *, port: int, database: Path) -> str:
         "{port}": str(port),
         "{database}": str(database),
     }
+    return put(text, values)
+
+
+def put(text: str, values: Mapping[str, str]) -> str:
+    """Put values in the place of their placeholders."""
     for placeholder, value in values.items():
         text = text.replace(placeholder, value)
     return text

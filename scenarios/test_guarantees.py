@@ -209,3 +209,25 @@ async def test_receiver_that_was_away_gets_every_row_once_in_order(system: Syste
 
     await bob.online()
     await bob.heard(await alice.send())
+
+
+@scenario(
+    family="recovery",
+    controls=["without_offset"],
+    transports=["websocket"],
+    clients=["node"],
+    target="hardened-node/recovery.toml",
+)
+async def test_receiver_whose_session_is_recovered_gets_every_row_once_in_order(system: System) -> None:
+    """A receiver that is sent what it missed by the recovery and by the replay takes it once."""
+    bob = await system.receiver("bob")
+    alice = await system.sender("alice")
+    await bob.heard(await alice.send())
+
+    async with system.inject(bob.link.cut_and_recover()) as fault:
+        message = await alice.send()
+        await fault.bitten(message)
+        await alice.send_many(3)
+
+    await bob.online()
+    await bob.heard(await alice.send())

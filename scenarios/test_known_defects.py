@@ -204,7 +204,7 @@ async def lock_is_released_while_several_inserts_wait(system: System) -> None:
     await everyone[0].send()
 
 
-@known_defect("B1")
+@known_defect("B1", targets=("tutorial-node", "hardened-node/recovery.toml"))
 async def recovery_is_cut_behind_the_first_missed_messages(system: System) -> None:
     """Messages that a receiver has missed, and was about to be sent when it was cut again."""
     bob = await system.receiver("bob")
@@ -333,6 +333,7 @@ async def reconnect_is_cut_in_the_body_of_its_response(system: System) -> None:
     transport="upgrade",
     clients=("node", "node"),
     targets=("tutorial-python", "hardened-node"),
+    tries=5,  # it is not stuck, only late, where the namespace was there before the upgrade was cut
 )
 async def upgrade_is_cut_within_its_probe(system: System) -> None:
     """A message of a client that was polling when its upgrade was cut."""

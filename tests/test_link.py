@@ -15,7 +15,7 @@ import pytest
 
 from harness import history as h
 from harness import waiting
-from harness.clients.connection import ConnectFailedError
+from harness.clients.connection import ConnectFailedError, Connection
 from harness.clients.sender import IN_FLIGHT, Sender
 from harness.fault import NotSeen
 from harness.link import Direction, ReceiverLink
@@ -1073,6 +1073,31 @@ async def test_receiver_that_does_not_get_the_message_is_not_cut_behind_it(tmp_p
         with pytest.raises(waiting.WaitTimeout, match="rita to receive"):
             await soon(cut.bite(message))
         await cut.heal()
+
+
+@pytest.mark.parametrize("restores", [True, False])
+@in_event_loop
+async def test_receiver_is_cut_before_the_message_and_has_to_be_recovered(
+    restores: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message was on its way when the connection ended; the next has to be a recovered session."""
+    monkeypatch.setattr(Connection, "recovered", restores)
+    async with behind(tmp_path, "websocket") as (_, _, here), received(here) as link:
+        alice = await here.sender()
+        cut = link.cut_and_recover()
+        await cut.begin()
+        message = await soon(alice.send())
+        assert message.id not in link.receiver.messages
+        if restores:
+            evidence = f"rita was cut before {message.id} reached it, and its session was recovered"
+            assert await soon(cut.bite(message)) == evidence
+        else:
+            with pytest.raises(NotSeen, match="the server did not restore the session of rita"):
+                await soon(cut.bite(message))
+        await cut.heal()
+        assert [event.recovered for event in here.events(h.Connected) if event.client == "rita"] == [False, False]
+        await soon(link.receiver.heard(message))
+        assert message.id in link.receiver.messages
 
 
 @in_event_loop

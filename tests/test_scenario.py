@@ -147,6 +147,7 @@ def test_unknown_control_is_refused_when_it_is_declared() -> None:
         ({"switch": "nope"}, "switch: expected some of without_unique"),
         ({"policy": "yolo"}, "policy: expected some of persistent"),
         ({"guarantee": "maybe"}, "guarantee: expected some of at-most-once"),
+        ({"clients": ["ruby"]}, "clients: expected some of python, node"),
     ],
 )
 def test_declaration_that_makes_no_sense_is_refused(given: dict[str, Any], problem: str) -> None:
@@ -318,6 +319,16 @@ def test_scenario_of_its_own_pair_asks_nobody() -> None:
     )
     (found,) = s.cases(own, ["node", "python"], [target(), ELSEWHERE])
     assert (found.id, found.client, found.target.name) == ("P1", "python-stock", "tutorial-python")
+
+
+def test_target_and_clients_of_its_own_can_be_declared() -> None:
+    """The id is made as ever; the target that the user has chosen is not in it."""
+    (found,) = s.cases(
+        declared(transports=["websocket"], target="tutorial-python", clients=["python-stock"]),
+        ["node", "python"],
+        [target(), ELSEWHERE],
+    )
+    assert (found.id, found.target.name) == ("lock-python-stock-websocket", "tutorial-python")
 
 
 def test_target_of_its_own_that_is_not_there_is_an_error() -> None:

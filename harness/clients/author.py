@@ -22,10 +22,12 @@ class SeenConnection(Protocol):
 
     Attributes:
         number: its place among the client's connections, from 1.
+        recovered: whether the server has restored the session of the one before.
         closed: set, with the reason, when it has ended in any way.
     """
 
     number: int
+    recovered: bool
     closed: asyncio.Future[str]
 
     @property

@@ -106,6 +106,8 @@ class Connection:
         crash: why a task of the client died by itself, if one did.
     """
 
+    recovered = False  # python-socketio asks no server to restore a session
+
     def __init__(self, number: int, namespace: str, handlers: Mapping[str, Callable[..., None]]) -> None:
         self.number = number
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()

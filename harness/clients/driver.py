@@ -52,8 +52,9 @@ class DriverConnection:
 
     cut = "the connection"
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, recovered: bool) -> None:
         self.number = number
+        self.recovered = recovered
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.bytes_sent = 0
         self.last_unit_bytes = 0
@@ -260,10 +261,10 @@ class Driver:
         match told:
             case p.Connected():
                 number = self._use(told.connection)
-                self.connection = DriverConnection(number)
+                self.connection = DriverConnection(number, told.recovered)
                 self._take_wire(self._wire)
                 self._online.set()
-                record(h.Connected(time=now(), client=self.name, connection=number))
+                record(h.Connected(time=now(), client=self.name, connection=number, recovered=told.recovered))
             case p.ConnectFailed():
                 number = self._use(told.connection)
                 self.connect_failures.append(told.reason)

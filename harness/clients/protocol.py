@@ -66,9 +66,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=str
 
 
 class Connected(Told, frozen=True, kw_only=True):
-    """A connection can be used."""
+    """A connection can be used; `recovered` when the server has restored the session of the one before."""
 
     connection: int
+    recovered: bool = False
 
 
 class ConnectFailed(Told, frozen=True, kw_only=True):

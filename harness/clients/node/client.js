@@ -25,6 +25,8 @@ class Client {
   #take;
   #receiving = null;
   #current = null;
+  /** What the server calls the session of the connection, to restore it on the next; where it keeps any. */
+  #session;
   // By the id of the acknowledgement that they asked for; the client counts on over its connections.
   #asked = new Map();
 
@@ -149,7 +151,9 @@ class Client {
     }
     if (type === PacketType.CONNECT && data?.sid && !connection.ended) {
       connection.usable = true;
-      tell({ event: "connected", connection: connection.number });
+      const recovered = data.pid !== undefined && data.pid === this.#session;
+      this.#session = data.pid;
+      tell({ event: "connected", connection: connection.number, recovered });
       connection.changed();
     } else if (type === PacketType.CONNECT_ERROR) {
       connection.failure = `${data?.message ?? data}`;

@@ -20,7 +20,7 @@ const FINISH_WRITES_MS = 2000;
 const FINISH_DELIVERY_MS = 500;
 const CLOSE_MS = 200;
 
-const { options, points } = readSwitches(['without-unique', 'without-acknowledgement']);
+const { options, points } = readSwitches(['without-unique', 'without-acknowledgement', 'recovery']);
 
 async function main() {
   // A write above a limit on the size of files is then an error, as on a full disk, and not the end of the process.
@@ -28,9 +28,11 @@ async function main() {
   const storage = openStorage();
   const http = createServer();
   const connections = track(http);
-  // No connection state recovery: the replay from the client's own offset gives all that it lacks, and nothing twice.
   const io = new Server(http, {
     ...timers(options['unit-ms']),
+    // It needs no recovery, as the replay from the client's own offset gives all that it lacks. With it the end of the
+    // connection before comes a second time, and the client has to drop what it has.
+    connectionStateRecovery: options.recovery ? {} : undefined,
     maxHttpBufferSize: options['max-http-buffer-size'] ?? LARGEST_MESSAGE_BYTES,
   });
   const delivery = new Delivery(storage, (socket, { content, id }) => socket.emit(EVENT, content, id));
