@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import socketio
@@ -30,8 +31,9 @@ from harness.toxiproxy import Toxiproxy
 
 _MESSAGES = (10_000, 100_000)
 _ROUNDS = 9
-_SENDERS = ((1, 400), (50, 20))
-_THROUGHPUT_ROUNDS = 7
+# How many, and how many messages each sends in a slice; slices for each server with and without recording.
+_SENDERS = ((1, 60), (50, 3))
+_SLICES = 30
 
 
 def main() -> None:
@@ -126,52 +128,64 @@ async def _whole_run() -> None:
 
 
 async def _throughput() -> None:
-    servers = ["reference", *(["hardened-node"] if node.lack() is None else [])]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        toxiproxy = await Toxiproxy.start(locate(), folder / "toxiproxy.log")
+    names = ["reference", *(["hardened-node"] if node.lack() is None else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        toxiproxy = await Toxiproxy.start(locate(), Path(folder) / "toxiproxy.log")
         try:
             for count, each in _SENDERS:
-                rates = {(server, records): [0.0] * 0 for server in servers for records in (True, False)}
-                for round_number in range(_THROUGHPUT_ROUNDS):
-                    # In turn, so that neither of a pair always has the warmer machine.
-                    for server, records in sorted(rates, reverse=bool(round_number % 2)):
-                        place = folder / f"{server}-{count}-{records}-{round_number}"
+                async with contextlib.AsyncExitStack() as running:
+                    loads = {}
+                    for name in names:
+                        place = Path(folder) / f"{name}-{count}"
                         place.mkdir()
-                        rates[server, records].append(
-                            await _rate(server, toxiproxy, place, count, each, records=records)
-                        )
-                _print_rates(count, servers, rates)
+                        loads[name] = await running.enter_async_context(_load(name, toxiproxy, place, count))
+                    _print_rates(count, await _in_turn(loads, each), loads)
         finally:
             await toxiproxy.stop()
 
 
-def _print_rates(count: int, servers: list[str], rates: dict[tuple[str, bool], list[float]]) -> None:
-    senders = f"{count} sender" + ("" if count == 1 else "s")
-    for server in servers:
-        recorded, bare = rates[server, True], rates[server, False]
-        overhead = statistics.median(b / r for r, b in zip(recorded, bare, strict=True)) - 1
-        print(
-            f"{senders}, {server}: {statistics.median(recorded):.0f} messages/s stored exactly once, without recording "
-            f"{statistics.median(bare):.0f}, overhead {overhead:+.1%} (median of {len(bare)} pairs)"
-        )
-    if len(servers) > 1:
-        first, second = (rates[server, True] for server in servers)
-        ratio = statistics.median(b / a for a, b in zip(first, second, strict=True))
-        print(f"{senders}: {servers[1]} stores {ratio:.2f} times as many as {servers[0]} in the same time")
+class _Switch(h.Recorder):
+    """Keeps what happens while it is on; `busy_seconds` is the time that this took."""
 
-
-class _Forgetful(h.Recorder):
-    """Keeps nothing of what happens."""
+    on = True
+    busy_seconds = 0.0
 
     def record(self, event: h.AnyEvent) -> None:
-        """Forget an event."""
+        """Append an event, or forget it."""
+        if self.on:
+            began = time.perf_counter()
+            super().record(event)
+            self.busy_seconds += time.perf_counter() - began
 
 
-async def _rate(server: str, toxiproxy: Toxiproxy, place: Path, count: int, each: int, *, records: bool) -> float:
-    """Messages a second, from the first post to the last acknowledgement."""
+class _Load:
+    """Senders on a running system, and the switch of its recording."""
+
+    def __init__(self, senders: list[system.AnySender], recorder: _Switch) -> None:
+        self._senders = senders
+        self._recorder = recorder
+        self._recorded_seconds = 0.0
+
+    @property
+    def busy_share(self) -> float:
+        """How much of the time the recording took, while it was on."""
+        return self._recorder.busy_seconds / self._recorded_seconds
+
+    async def rate(self, each: int, *, records: bool) -> float:
+        """Messages a second, from the first post to the last acknowledgement."""
+        self._recorder.on = records
+        began = time.perf_counter()
+        await asyncio.gather(*(_send(sender, each) for sender in self._senders))
+        seconds = time.perf_counter() - began
+        self._recorded_seconds += seconds if records else 0.0
+        return len(self._senders) * each / seconds
+
+
+@contextlib.asynccontextmanager
+async def _load(server: str, toxiproxy: Toxiproxy, place: Path, count: int) -> AsyncIterator[_Load]:
+    """A server with so many senders, whose messages all have to be stored exactly once."""
     run = scenario.Run("null", None, "persistent", None, {}, "python", target.load(server))
-    recorder = (h.Recorder if records else _Forgetful)(place / "history.jsonl")
+    recorder = _Switch(place / "history.jsonl")
     async with system.System(
         run,
         transport="websocket",
@@ -183,15 +197,41 @@ async def _rate(server: str, toxiproxy: Toxiproxy, place: Path, count: int, each
     ) as running:
         names = (first + second for first in string.ascii_lowercase for second in string.ascii_lowercase)
         senders = [await running.sender(name) for name in itertools.islice(names, count)]
-        began = time.perf_counter()
-        await asyncio.gather(*(_send(sender, each) for sender in senders))
-        seconds = time.perf_counter() - began
+        yield _Load(senders, recorder)
         rows = [h.identity_in("0123abcd", row.content) for row in await running.store.rows()]
-        posted = {message.id for sender in senders for message in sender.messages}
-        assert len(rows) == count * each
-        assert set(rows) == posted
+        posted = [message.id for sender in senders for message in sender.messages]
+        assert len(rows) == len(posted)
+        assert set(rows) == set(posted)
     recorder.close()
-    return count * each / seconds
+
+
+async def _in_turn(loads: dict[str, _Load], each: int) -> dict[tuple[str, bool], list[float]]:
+    """The rates of each server, with and without recording, in short slices that take turns.
+
+    How long the disk takes for a flush changes from second to second, and by more than what is measured here: only
+    slices side by side can be compared.
+    """
+    rates: dict[tuple[str, bool], list[float]] = {(name, records): [] for name in loads for records in (True, False)}
+    for number in range(_SLICES):
+        for name, records in sorted(rates, reverse=bool(number % 2)):
+            rates[name, records].append(await loads[name].rate(each, records=records))
+    return rates
+
+
+def _print_rates(count: int, rates: dict[tuple[str, bool], list[float]], loads: dict[str, _Load]) -> None:
+    senders = f"{count} sender" + ("" if count == 1 else "s")
+    names = list(loads)
+    for name in names:
+        recorded, bare = rates[name, True], rates[name, False]
+        overhead = statistics.median(b / r for r, b in zip(recorded, bare, strict=True)) - 1
+        print(
+            f"{senders}, {name}: {statistics.median(recorded):.0f} messages/s stored exactly once, without recording "
+            f"{statistics.median(bare):.0f}, overhead {overhead:+.1%} (median of {len(bare)} pairs); "
+            f"recording takes {loads[name].busy_share:.1%} of the time"
+        )
+    if len(names) > 1:
+        ratio = statistics.median(b / a for a, b in zip(rates[names[0], True], rates[names[1], True], strict=True))
+        print(f"{senders}: {names[1]} stores {ratio:.2f} times as many as {names[0]} in the same time")
 
 
 async def _send(sender: system.AnySender, count: int) -> None:
