@@ -161,12 +161,13 @@ class Received(Event, frozen=True, kw_only=True):
 
 
 class FaultBegan(Event, frozen=True, kw_only=True):
-    """A fault is about to act. `number` is its place in the run, `on` what it disturbs."""
+    """A fault is about to act. `number` is its place in the run, `on` what it disturbs, `case` that of a sweep."""
 
     number: int
     fault: str
     kind: FaultKind
     on: str
+    case: str | None = None
 
 
 class Healing(Event, frozen=True, kw_only=True):

@@ -115,6 +115,45 @@ class SenderLink(Link):
             await self.restore()
 
     @fault("link")
+    async def cut_at(self, direction: Direction, length: int, count: int = 0) -> Acts:
+        """Close the connection after exactly `count` more bytes in that direction; the next one passes.
+
+        `length` is that of a whole exchange. A cut before its last byte upstream leaves no row, one downstream a row;
+        behind its last byte nothing is cut.
+        """
+        connection = await self.sender.idle(downstream=True)
+        limit = _limit(count, direction)
+        await self._proxy.add_toxic(*limit)
+        armed = True
+        try:
+            message = yield None
+            if count > length:
+                yield await self._passed(connection, message, length, direction)
+                return
+            await self._closed(connection)
+            answer = _answer(message)
+            if direction == "downstream":
+                await self._store.wait_for(message)
+            elif count < length and await self._store.holds(message) and message.attempts == 1:
+                raise NotSeen("the message was stored")
+            await self._proxy.remove_toxic(limit.name)
+            armed = False
+            yield f"{connection.cut} was cut after {count} of {_bytes(length)} {direction}, {answer}"
+        finally:
+            if armed:
+                await self._proxy.remove_toxic(limit.name)
+
+    async def _passed(self, connection: SeenConnection, message: Message, length: int, direction: Direction) -> str:
+        await waiting.within(
+            message.done.wait(), awaited=f"{message.id} to be done", timeout_seconds=self._patience_seconds
+        )
+        if await self.sender.idle(downstream=True) is not connection or not connection.is_open:
+            raise NotSeen(
+                f"the connection was cut, although the exchange has no more than {_bytes(length)} {direction}"
+            )
+        return f"nothing was cut: the exchange has {_bytes(length)} {direction}, {_answer(message)}"
+
+    @fault("link")
     async def cut_inside(self, at: float) -> Acts:
         """Cut inside the frame of the message: `at` 0 after its first byte, 1 before its last, else in between.
 
@@ -520,6 +559,10 @@ def stored_unanswered(message: Message) -> str:
 def _require_unanswered(message: Message, what: str) -> None:
     if message.acknowledged:
         raise NotSeen(f"the message was acknowledged before {what}")
+
+
+def _answer(message: Message) -> str:
+    return f"attempt {message.attempts} of {message.id} " + ("acknowledged" if message.acknowledged else "open")
 
 
 def _open(message: Message) -> str:

@@ -113,6 +113,7 @@ class Scenario(msgspec.Struct, frozen=True):
     label: str | None = None
     item: str | None = None
     title: str | None = None
+    receivers: bool = True
 
 
 def scenario(
@@ -130,6 +131,7 @@ def scenario(
     server: str | None = None,
     clients: Sequence[str] = (),
     target: str | None = None,
+    receivers: bool = True,
 ) -> Callable[[Schedule], Schedule]:
     """Declare an async function `(system, **parameters)` as a scenario.
 
@@ -148,6 +150,7 @@ def scenario(
         server: the control server of runs whose senders ask for no acknowledgement, where the target has it.
         clients: those that it runs with, where it needs what others do not have; else the user chooses.
         target: the target that it runs on, by its path or name, where it is about that; else the user chooses.
+        receivers: whether two receivers listen in the run of the claim, where the target promises them something.
 
     Raises:
         HarnessError: one of these is not what is said here.
@@ -174,6 +177,7 @@ def scenario(
             server,
             target,
             tuple(clients),
+            receivers=receivers,
         )
         setattr(schedule, ATTRIBUTE, declared)
         return schedule
@@ -216,7 +220,10 @@ def _problems(
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One point of a scenario on a target: one pytest item. `among` tells several targets of one run apart."""
+    """One point of a scenario on a target: one pytest item.
+
+    `among` tells several targets of one run apart; `only` is the one case of a sweep that is asked for.
+    """
 
     scenario: Scenario
     variant: str
@@ -224,6 +231,7 @@ class Case(msgspec.Struct, frozen=True):
     transport: str
     target: Target
     among: str = ""
+    only: str | None = None
 
     @property
     def id(self) -> str:
@@ -312,6 +320,8 @@ class Run(msgspec.Struct, frozen=True):
     client: str
     target: Target
     trial: int = 1
+    receivers: bool = False
+    only: str | None = None
 
     @property
     def folder(self) -> str:
@@ -342,7 +352,9 @@ def runs(case: Case) -> list[Run]:
         ]
     policy = _policy(case)
     server = _server(case.scenario, case.target, policy)
-    return [*planned, Run("claim", None, policy, server, parameters, case.client, case.target)]
+    receivers = case.scenario.receivers and case.target.claims.receivers != "none"
+    claim = Run("claim", None, policy, server, parameters, case.client, case.target, receivers=receivers)
+    return [msgspec.structs.replace(run, only=case.only) for run in (*planned, claim)]
 
 
 def _server(declared: Scenario, on: Target, policy: h.Policy) -> str | None:

@@ -38,6 +38,8 @@ _NAMES = (
     *("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"),
     *("karl", "laura", "mallory", "nina", "olivia", "peggy", "quentin", "rupert", "sybil", "trent"),
 )
+# How many cases of a sweep controls and nulls run at least, if there are as many.
+_SAMPLES = 10
 # The receivers: one whose link is never disturbed, one that loses its link whenever a fault acts.
 _STEADY, _SHAKEN = "steady", "shaken"
 
@@ -154,7 +156,7 @@ class System:
     async def _assemble(self) -> None:
         if self._run.needs_node:
             await asyncio.to_thread(node.modules)
-        claims, store = self.target.claims, self.target.store
+        store = self.target.store
         self._database = database = self._directory() / "store.db"
         self._port = self._reserved_port()
         self.store = SQLiteStore(
@@ -177,7 +179,7 @@ class System:
         )
         self._cleanup.push_async_callback(self.server.kill)
         await self.server.start()
-        if claims.receivers != "none" and self._run.role == "claim":
+        if self._run.receivers:
             await self.receiver(_STEADY)
             self._shaken = (await self.receiver(_SHAKEN)).link
 
@@ -353,18 +355,21 @@ class System:
         return everyone
 
     @contextlib.asynccontextmanager
-    async def inject(self, fault: Fault) -> AsyncIterator[Injection]:
+    async def inject(self, fault: Fault, case: str | None = None) -> AsyncIterator[Injection]:
         """Have a fault act for as long as the scope lasts. While any does, one receiver has no link.
 
-        In a null run this does nothing, and nothing else knows that it is one.
+        In a null run this does nothing, and nothing else knows that it is one. `case` is its id in a sweep.
         """
         self._faults += 1
         number = self._faults
         if self._run.role == "null":
             yield Injection(None, number, self._recorder)
             return
-        began = h.FaultBegan(time=self._recorder.now(), number=number, fault=fault.name, kind=fault.kind, on=fault.on)
-        self._recorder.record(began)
+        self._recorder.record(
+            h.FaultBegan(
+                time=self._recorder.now(), number=number, fault=fault.name, kind=fault.kind, on=fault.on, case=case
+            )
+        )
         async with contextlib.AsyncExitStack() as ending:  # each step is taken, whatever becomes of the others
             ending.callback(self._ended, number)
             ending.push_async_callback(self._unshake)
@@ -393,6 +398,20 @@ class System:
         self._acting -= 1
         if self._shaken is not None and self._acting == 0:
             await self._shaken.restore()
+
+    def cases(self, ids: Sequence[str]) -> list[str]:
+        """Which cases of a sweep this run is about: all, the one that is asked for, or, but for the claim, a few."""
+        if self._run.only is not None:
+            return [case for case in ids if case == self._run.only]
+        if self._run.role == "claim":
+            return list(ids)
+        return [*ids[:: max(1, len(ids) // _SAMPLES)], *ids[-3:]]
+
+    @property
+    def spoken(self) -> str:
+        """How the clients of this run speak, in the id of a case: nothing for the harness's own over WebSocket."""
+        usual = {"python": "", "websocket": ""}
+        return "".join(f"-{usual.get(word, word)}" for word in (self._run.client, self._dialer.transport)).rstrip("-")
 
     def seconds(self, ack_timeouts: float) -> float:
         """A duration that scales with the target's ack timeout."""
@@ -528,7 +547,7 @@ def _started(case: Case, run: Run, token: str, seed: int) -> h.Started:
         target=target.name,
         guarantee=case.scenario.guarantee or target.claims.guarantee,
         order=(run.control.order if run.control else None) or target.claims.order,
-        receivers=target.claims.receivers if run.role == "claim" else "none",
+        receivers=target.claims.receivers if run.receivers else "none",
         recovery_seconds=target.claims.recovery_seconds if run.role == "claim" else None,
     )
 

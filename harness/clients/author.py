@@ -39,6 +39,10 @@ class SeenConnection(Protocol):
         """How many bytes of messages were handed to the system so far, over all its TCP connections."""
 
     @property
+    def bytes_received(self) -> int:
+        """How many bytes came from the system so far, over all its TCP connections."""
+
+    @property
     def last_unit_bytes(self) -> int:
         """The length on the wire of the last WebSocket frame or POST request (with its headers)."""
 
@@ -165,8 +169,12 @@ class Author:
         """
         await self._patiently(self.online())
         message = self.post(text)
-        await self._patiently(message.done.wait())
+        await self.finished(message)
         return message
+
+    async def finished(self, message: Message) -> None:
+        """Wait until nothing more will be done about a message, with the patience of `send`."""
+        await self._patiently(message.done.wait())
 
     async def send_many(self, count: int) -> None:
         """Send messages one after the other."""
@@ -194,7 +202,7 @@ class Author:
         """
         connection = await self.connected(patience_seconds(self._dialer))
         counted = downstream or self._dialer.transport != "websocket"
-        if counted and self._dialer.protocol.broadcast and self.messages:
+        if counted and self._dialer.protocol.broadcast and self.messages and self._may_be_stored(self.messages[-1]):
             last = self.messages[-1].id
             with contextlib.suppress(waiting.WaitTimeout):
                 await waiting.until(
@@ -207,6 +215,9 @@ class Author:
             interval_seconds=0.001,
         )
         return connection
+
+    def _may_be_stored(self, message: Message) -> bool:
+        return message.acknowledged or not message.done.is_set() or self.asks_nothing
 
     @property
     def has_upgraded(self) -> bool:

@@ -36,6 +36,33 @@ class Dialer:
     failed: Callable[[str, str], None]
 
 
+ServerOffset = int | float | str | None
+
+
+def server_offset(arguments: tuple[object, ...]) -> ServerOffset:
+    """The id of its row that a broadcast has as its second argument, if it has one."""
+    offset = arguments[1] if len(arguments) > 1 else None
+    return offset if isinstance(offset, int | float | str) and not isinstance(offset, bool) else None
+
+
+class Cursor:
+    """The highest server offset that a client has heard of: with it, it comes back."""
+
+    def __init__(self) -> None:
+        self._highest: int | float | str = 0
+
+    def advance(self, offset: ServerOffset) -> None:
+        """Go on to an offset."""
+        if isinstance(offset, int | float) and isinstance(self._highest, int | float):
+            self._highest = max(self._highest, offset)
+        elif offset is not None:
+            self._highest = offset  # text has no order that we know: the latest, as the tutorial does
+
+    def auth(self) -> dict[str, object]:
+        """What is said of it when a connection is made."""
+        return {"serverOffset": self._highest}
+
+
 class Client:
     """Keeps one connection to the target open and records when it has one.
 

@@ -34,12 +34,13 @@ class ConnectFailedError(Exception):
 
 
 class _Meter:
-    """What a connection has handed to the kernel, in bytes, over all its TCP connections.
+    """What a connection has handed to the kernel, and got from it, in bytes, over all its TCP connections.
 
     `unit` is the length of the last WebSocket frame or POST request (with its headers), `polls` the number of GETs.
     """
 
     sent = 0
+    received = 0
     unit = 0
     polls = 0
 
@@ -49,6 +50,11 @@ class _Wire(socket.socket):
 
     meter: _Meter
     _in_unit = False
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        data = super().recv(size, flags)
+        self.meter.received += len(data)
+        return data
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         count = super().send(data, flags)
@@ -234,6 +240,11 @@ class Connection:
     def bytes_sent(self) -> int:
         """How many bytes were handed to the kernel so far, over all its TCP connections."""
         return self._meter.sent
+
+    @property
+    def bytes_received(self) -> int:
+        """How many bytes came from the kernel so far, over all its TCP connections."""
+        return self._meter.received
 
     @property
     def last_unit_bytes(self) -> int:

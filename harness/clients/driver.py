@@ -57,6 +57,7 @@ class DriverConnection:
         self.recovered = recovered
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.bytes_sent = 0
+        self.bytes_received = 0
         self.last_unit_bytes = 0
         self.poll_pending = True
         self.polls_ended = 0

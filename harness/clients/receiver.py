@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from harness import history as h
 from harness import waiting
 from harness.clients.author import Message, patience_seconds
-from harness.clients.client import Client, Dialer
+from harness.clients.client import Client, Cursor, Dialer, server_offset
 
 if TYPE_CHECKING:
     from harness.link import ReceiverLink
@@ -32,14 +32,14 @@ class Receiver(Client):
 
     def __init__(self, name: str, port: int, dialer: Dialer, *, forgets: bool = False) -> None:
         self.messages: set[str] = set()
-        self._server_offset: int | float | str = 0
+        self._cursor = Cursor()
         assert dialer.protocol.broadcast is not None
         super().__init__(
             name,
             port,
             dialer,
             handlers={dialer.protocol.broadcast: self._receive},
-            auth=lambda: {"serverOffset": 0 if forgets else self._server_offset},
+            auth=Cursor().auth if forgets else self._cursor.auth,
         )
         dialer.recorder.record(h.Receiving(time=dialer.recorder.now(), receiver=name))
 
@@ -49,19 +49,11 @@ class Receiver(Client):
 
     def _receive(self, *arguments: object) -> None:
         # Plain and without an await: what arrives first is recorded first.
-        text, offset = (*arguments, None, None)[:2]
+        text, offset = arguments[0] if arguments else None, server_offset(arguments)
         content = text if isinstance(text, str) else None
-        server_offset = offset if isinstance(offset, int | float | str) and not isinstance(offset, bool) else None
         self._recorder.record(
-            h.Received(time=self._recorder.now(), receiver=self.name, server_offset=server_offset, content=content)
+            h.Received(time=self._recorder.now(), receiver=self.name, server_offset=offset, content=content)
         )
         if (message := h.identity_in(self._dialer.run, content)) is not None:
             self.messages.add(message)
-        self._advance(server_offset)
-
-    def _advance(self, server_offset: int | float | str | None) -> None:
-        highest = self._server_offset
-        if isinstance(server_offset, int | float) and isinstance(highest, int | float):
-            self._server_offset = max(highest, server_offset)
-        elif server_offset is not None:
-            self._server_offset = server_offset  # text has no order that we know: the latest, as the tutorial does
+        self._cursor.advance(offset)

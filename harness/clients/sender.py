@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from harness import history as h
 from harness.clients.author import Author, Message, Offsets
-from harness.clients.client import Client, Dialer
+from harness.clients.client import Client, Cursor, Dialer, server_offset
 from harness.clients.connection import Connection
 
 if TYPE_CHECKING:
@@ -59,7 +59,15 @@ class Sender(Client, Author):
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT)
         broadcast = dialer.protocol.broadcast
-        Client.__init__(self, name, link.port, dialer, handlers={broadcast: self._hear} if broadcast else {})
+        self._cursor = Cursor()
+        Client.__init__(
+            self,
+            name,
+            link.port,
+            dialer,
+            handlers={broadcast: self._hear} if broadcast else {},
+            auth=self._cursor.auth,
+        )
         if policy != "once":
             self._start(self._work())
 
@@ -75,6 +83,7 @@ class Sender(Client, Author):
     def _hear(self, *arguments: object) -> None:
         text = arguments[0] if arguments else None
         self._heard.add(h.identity_in(self._dialer.run, text if isinstance(text, str) else None))
+        self._cursor.advance(server_offset(arguments))
 
     # -- policies ------------------------------------------------------------------------------------------------
 
