@@ -122,26 +122,22 @@ class SenderLink(Link):
         behind its last byte nothing is cut.
         """
         connection = await self.sender.idle(downstream=True)
-        limit = _limit(count, direction)
-        await self._proxy.add_toxic(*limit)
-        armed = True
         try:
+            await self._proxy.add_toxic(*_limit(count, direction))
             message = yield None
             if count > length:
                 yield await self._passed(connection, message, length, direction)
                 return
             await self._closed(connection)
+            await self.close()  # so that no reconnect sneaks in
             answer = _answer(message)
             if direction == "downstream":
                 await self._store.wait_for(message)
-            elif count < length and await self._store.holds(message) and message.attempts == 1:
+            elif count < length and await self._store.holds(message):
                 raise NotSeen("the message was stored")
-            await self._proxy.remove_toxic(limit.name)
-            armed = False
             yield f"{connection.cut} was cut after {count} of {_bytes(length)} {direction}, {answer}"
         finally:
-            if armed:
-                await self._proxy.remove_toxic(limit.name)
+            await self.restore()
 
     async def _passed(self, connection: SeenConnection, message: Message, length: int, direction: Direction) -> str:
         await waiting.within(

@@ -601,14 +601,14 @@ class Proxy:
     def _create(self) -> None:
         self._may_exist = True
         try:
-            toxiproxy.Toxiproxy().create(**self._asked)
+            made = APIConsumer.post("/proxies", json=self._asked)
         except (ProxyExists, _Refused) as error:
             self._may_exist = False
             raise ToxiproxyError(str(error)) from error
-        self._compare()
+        self._compare(made)
 
     def _renew(self, toxics: list[dict[str, Any]], upstream_port: int | None) -> None:
-        self._delete()
+        self._destroy()
         self._toxics.clear()
         if upstream_port is not None:
             self._asked["upstream"] = f"127.0.0.1:{upstream_port}"
@@ -620,24 +620,25 @@ class Proxy:
             self._set_enabled(True)
 
     def _set_enabled(self, enabled: bool) -> None:
-        if enabled:
-            self._remote.enable()
-        else:
-            self._remote.disable()
         self._asked["enabled"] = enabled
-        self._compare()
+        self._compare(APIConsumer.post(f"/proxies/{self.name}", json={"enabled": enabled}))
 
     def _add_toxic(self, toxic: dict[str, Any]) -> None:
-        self._remote.add_toxic(**toxic)
+        made = APIConsumer.post(f"/proxies/{self.name}/toxics", json=toxic).json()
         self._toxics[toxic["name"]] = toxic
-        self._compare()
+        if made != toxic:
+            raise ToxiproxyError(f"the server reports the toxic {made} instead of {toxic}")
 
     def _remove_toxic(self, name: str) -> None:
         self._remote.destroy_toxic(name)
         self._toxics.pop(name, None)
-        self._compare()
 
     def _delete(self) -> None:
+        self._destroy()
+        if self._may_exist and self.name in toxiproxy.Toxiproxy().proxies():
+            raise ToxiproxyError("the server still has it")
+
+    def _destroy(self) -> None:
         if not self._may_exist:
             return
         try:
@@ -645,12 +646,10 @@ class Proxy:
         except _Refused as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-        if self.name in toxiproxy.Toxiproxy().proxies():
-            raise ToxiproxyError("the server still has it")
 
-    def _compare(self) -> None:
-        """The library returns normally whatever the server made of a call, so look at what it made of it."""
-        state = APIConsumer.get(f"/proxies/{self.name}").json()
+    def _compare(self, answer: requests.Response) -> None:
+        """The library does not look at what the server made of a call; its answer says so."""
+        state = answer.json()
         reported = {key: state.get(key) for key in self._asked}
         toxics = {toxic["name"]: toxic for toxic in state.get("toxics", [])}
         if (reported, toxics) != (self._asked, self._toxics):

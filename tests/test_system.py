@@ -31,7 +31,7 @@ from tests.systems import DEADLINE_SECONDS, described, in_event_loop, seen, soon
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["websocket", "polling"])
 REFERENCE = load("reference")
-CLAIM = Run("claim", None, "persistent", None, {}, "python", REFERENCE)
+CLAIM = Run("claim", None, "persistent", None, {}, "python", REFERENCE, receivers=True)
 CONTROL = Run("control", CONTROLS["once"], "once", None, {}, "python", REFERENCE)
 NULL = Run("null", CONTROLS["once"], "once", None, {}, "python", REFERENCE)
 

@@ -964,17 +964,25 @@ def test_a_refused_toxic_leaves_the_proxy_as_it_was(binary: Binary, tmp_path: Pa
     _with_link(binary, tmp_path, body)
 
 
+Post = Callable[..., object]
+
+
+def _post(monkeypatch: pytest.MonkeyPatch, instead: Callable[[Post, str, dict[str, object]], object]) -> None:
+    """Have something else done where the library would POST."""
+    post = library.api.APIConsumer.post
+    monkeypatch.setattr(library.api.APIConsumer, "post", lambda url, *, json: instead(post, url, json))
+
+
 def test_a_toxic_that_the_server_understood_otherwise_is_an_error(
     binary: Binary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server's report is compared: an attribute that got lost on the way is silently 0 there."""
-    add = library.Proxy.add_toxic
 
-    def misspelling(self: object, **toxic: object) -> None:
-        add(self, **{**toxic, "attributes": {"byte": 5}})
+    def misspelling(post: Post, url: str, json: dict[str, object]) -> object:
+        return post(url, json={**json, "attributes": {"byte": 5}})
 
     async def body(link: _Link) -> None:
-        monkeypatch.setattr(library.Proxy, "add_toxic", misspelling)
+        _post(monkeypatch, misspelling)
         with pytest.raises(ToxiproxyError, match=r"the server reports .*'bytes': 0.* instead of .*'bytes': 5"):
             await link.proxy.add_toxic("cut", "limit_data", "upstream", {"bytes": 5})
 
@@ -990,7 +998,7 @@ def test_a_change_that_did_not_happen_is_an_error(
     async def body(link: _Link) -> None:
         if method == "enable":
             await link.proxy.disable()
-        monkeypatch.setattr(library.Proxy, method, lambda _: None)
+        _post(monkeypatch, lambda post, url, json: post(url, json={"enabled": not json["enabled"]}))
         with pytest.raises(ToxiproxyError, match=f"cannot {method} it: the server reports .*'enabled'"):
             await getattr(link.proxy, method)()
 
@@ -1058,15 +1066,14 @@ def test_a_cancelled_change_is_over_before_the_next_one_begins(
 ) -> None:
     """A fault that is healed because its caller was cancelled stays healed: no late call undoes that."""
     entered, leave = threading.Event(), threading.Event()
-    disable = library.Proxy.disable
 
-    def slow_disable(self: object) -> None:
+    def slow(post: Post, url: str, json: dict[str, object]) -> object:
         entered.set()
         leave.wait(10)
-        disable(self)
+        return post(url, json=json)
 
     async def body(link: _Link) -> None:
-        monkeypatch.setattr(library.Proxy, "disable", slow_disable)
+        _post(monkeypatch, slow)
         cancelled = asyncio.create_task(link.proxy.disable())
         await waiting.until(entered.is_set, awaited="the call to begin", timeout_seconds=5)
         cancelled.cancel()
@@ -1087,18 +1094,17 @@ def test_a_creation_that_is_cancelled_leaves_nothing_behind(
 ) -> None:
     """What the cancelled call still makes on the server is deleted again."""
     entered, leave, made = threading.Event(), threading.Event(), threading.Event()
-    create = library.Toxiproxy.create
 
-    def slow_create(self: object, **proxy: object) -> object:
+    def slow(post: Post, url: str, json: dict[str, object]) -> object:
         entered.set()
         leave.wait(10)
-        created = create(self, **proxy)
+        created = post(url, json=json)
         made.set()
         return created
 
     async def body(url: str) -> None:
         server = await Toxiproxy.use(url)
-        monkeypatch.setattr(library.Toxiproxy, "create", slow_create)
+        _post(monkeypatch, slow)
         cancelled = asyncio.create_task(server.proxy("run-alice", 9))
         await waiting.until(entered.is_set, awaited="the call to begin", timeout_seconds=5)
         cancelled.cancel()
