@@ -115,39 +115,47 @@ class SenderLink(Link):
             await self.restore()
 
     @fault("link")
-    async def cut_at(self, direction: Direction, length: int, count: int = 0) -> Acts:
+    async def cut_at(self, direction: Direction, shortest: int, longest: int, count: int = 0) -> Acts:
         """Close the connection after exactly `count` more bytes in that direction; the next one passes.
 
-        `length` is that of a whole exchange. A cut before its last byte upstream leaves no row, one downstream a row;
-        behind its last byte nothing is cut.
+        An exchange has `shortest` to `longest` bytes on the TCP connection that has more of it. A cut before the
+        message's last byte upstream leaves no row, one downstream a row; behind the longest exchange nothing is cut.
         """
         connection = await self.sender.idle(downstream=True)
+        own = connection.last_unit_bytes
         try:
             await self._proxy.add_toxic(*_limit(count, direction))
             message = yield None
-            if count > length:
-                yield await self._passed(connection, message, length, direction)
+            if count > shortest and await self._passes(connection, message):
+                yield f"nothing was cut: the exchange had less than {_bytes(count)} {direction}, {_answer(message)}"
                 return
             await self._closed(connection)
             await self.close()  # so that no reconnect sneaks in
             answer = _answer(message)
+            if count > longest:
+                raise NotSeen(f"the connection was cut, and no exchange had more than {_bytes(longest)} {direction}")
             if direction == "downstream":
                 await self._store.wait_for(message)
-            elif count < length and await self._store.holds(message):
+            elif count < own and await self._store.holds(message):
                 raise NotSeen("the message was stored")
-            yield f"{connection.cut} was cut after {count} of {_bytes(length)} {direction}, {answer}"
+            yield f"{connection.cut} was cut after {_bytes(count)} {direction}, {answer}"
         finally:
             await self.restore()
 
-    async def _passed(self, connection: SeenConnection, message: Message, length: int, direction: Direction) -> str:
-        await waiting.within(
-            message.done.wait(), awaited=f"{message.id} to be done", timeout_seconds=self._patience_seconds
-        )
-        if await self.sender.idle(downstream=True) is not connection or not connection.is_open:
-            raise NotSeen(
-                f"the connection was cut, although the exchange has no more than {_bytes(length)} {direction}"
+    async def _passes(self, connection: SeenConnection, message: Message) -> bool:
+        """Wait until the connection has ended, or the exchange of a message is over; whether the connection lives."""
+        over = asyncio.create_task(self._over(message))
+        try:
+            await asyncio.wait(
+                (connection.closed, over), timeout=self._patience_seconds, return_when=asyncio.FIRST_COMPLETED
             )
-        return f"nothing was cut: the exchange has {_bytes(length)} {direction}, {_answer(message)}"
+        finally:
+            over.cancel()
+        return connection.is_open
+
+    async def _over(self, message: Message) -> None:
+        await message.done.wait()
+        await self.sender.idle(downstream=True)
 
     @fault("link")
     async def cut_inside(self, at: float) -> Acts:

@@ -408,10 +408,16 @@ class System:
         return [*ids[:: max(1, len(ids) // _SAMPLES)], *ids[-3:]]
 
     @property
+    def transport(self) -> str:
+        """How the clients of this run are connected."""
+        return self._dialer.transport
+
+    @property
     def spoken(self) -> str:
         """How the clients of this run speak, in the id of a case: nothing for the harness's own over WebSocket."""
         usual = {"python": "", "websocket": ""}
-        return "".join(f"-{usual.get(word, word)}" for word in (self._run.client, self._dialer.transport)).rstrip("-")
+        words = (self._run.client, self.transport)
+        return "".join(f"-{word}" for word in words if usual.get(word) != "")
 
     def seconds(self, ack_timeouts: float) -> float:
         """A duration that scales with the target's ack timeout."""

@@ -39,8 +39,8 @@ class SeenConnection(Protocol):
         """How many bytes of messages were handed to the system so far, over all its TCP connections."""
 
     @property
-    def bytes_received(self) -> int:
-        """How many bytes came from the system so far, over all its TCP connections."""
+    def bytes_by_wire(self) -> list[tuple[int, int]]:
+        """How many bytes were handed to the system so far, and how many came from it, for each TCP connection."""
 
     @property
     def last_unit_bytes(self) -> int:

@@ -34,26 +34,30 @@ class ConnectFailedError(Exception):
 
 
 class _Meter:
-    """What a connection has handed to the kernel, and got from it, in bytes, over all its TCP connections.
+    """What a connection has handed to the kernel, in bytes, over all its TCP connections, which are its `wires`.
 
     `unit` is the length of the last WebSocket frame or POST request (with its headers), `polls` the number of GETs.
     """
 
     sent = 0
-    received = 0
     unit = 0
     polls = 0
+
+    def __init__(self) -> None:
+        self.wires: list[_Wire] = []
 
 
 class _Wire(socket.socket):
     """A TCP socket that reports to a meter. aiohttp writes a frame or a request in one or a few sends."""
 
     meter: _Meter
+    sent = 0
+    received = 0
     _in_unit = False
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         data = super().recv(size, flags)
-        self.meter.received += len(data)
+        self.received += len(data)
         return data
 
     def send(self, data: Any, flags: int = 0, /) -> int:
@@ -68,6 +72,7 @@ class _Wire(socket.socket):
         return count
 
     def _count(self, first: bytes, count: int) -> None:
+        self.sent += count
         self.meter.sent += count
         if first.startswith((b"POST ", b"\x81")):  # 0x81: a whole text frame
             self.meter.unit, self._in_unit = 0, True
@@ -193,6 +198,7 @@ class Connection:
         def wire(address: Any) -> socket.socket:
             made = _Wire(*address[:3])
             made.meter = self._meter
+            self._meter.wires.append(made)
             return made
 
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=wire))
@@ -242,9 +248,9 @@ class Connection:
         return self._meter.sent
 
     @property
-    def bytes_received(self) -> int:
-        """How many bytes came from the kernel so far, over all its TCP connections."""
-        return self._meter.received
+    def bytes_by_wire(self) -> list[tuple[int, int]]:
+        """How many bytes were handed to the kernel so far, and how many came from it, for each TCP connection."""
+        return [(wire.sent, wire.received) for wire in self._meter.wires]
 
     @property
     def last_unit_bytes(self) -> int:

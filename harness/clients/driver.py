@@ -67,6 +67,11 @@ class DriverConnection:
         """Whether nothing has ended it yet."""
         return not self.closed.done()
 
+    @property
+    def bytes_by_wire(self) -> list[tuple[int, int]]:
+        """As if there were one TCP connection, which is so over WebSocket."""
+        return [(self.bytes_sent, self.bytes_received)]
+
 
 class Driver:
     """One client in a program of its own, and the next one after each kill; its connections are recorded here.
