@@ -134,10 +134,11 @@ class SenderLink(Link):
             answer = _answer(message)
             if count > longest:
                 raise NotSeen(f"the connection was cut, and no exchange had more than {_bytes(longest)} {direction}")
-            if direction == "downstream":
-                await self._store.wait_for(message)
-            elif count < own and await self._store.holds(message):
+            stored = await self._store.holds(message)
+            if stored and direction == "upstream" and count < own:
                 raise NotSeen("the message was stored")
+            if not stored and direction == "downstream":
+                raise NotSeen("the message was not stored: what was cut was not its answer")
             yield f"{connection.cut} was cut after {_bytes(count)} {direction}, {answer}"
         finally:
             await self.restore()

@@ -70,6 +70,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where reports are written (default: reports)",
     )
     group.addoption(
+        "--case", default=None, metavar="ID", help="run this one case of a sweep, and nothing else: wire/up/37"
+    )
+    group.addoption(
         "--scenario-timeout",
         type=_seconds,
         default=None,
@@ -117,6 +120,7 @@ class Gate:
         self._target_options: list[str] = config.getoption("--target") or [_TARGET]
         self.targets = [target.load(option) for option in self._target_options]
         self.clients: list[str] = list(dict.fromkeys(config.getoption("--client") or [_CLIENT]))
+        self.only: str | None = config.getoption("--case")
         self.not_offered: list[run_folder.Omitted] = []
         self.missing: list[run_folder.Omitted] = []
         self._config = config
@@ -178,6 +182,8 @@ class Gate:
             replay += [word for option in self._target_options for word in ("--target", option)]
         if self._toxiproxy_url is not None:
             replay += ["--toxiproxy-url", self._toxiproxy_url]
+        if self.only is not None:
+            replay += ["--case", self.only]
         case = item.case
         controls = {run.control.name: run.control for run in scenario.runs(case) if run.control is not None}
         return Declared(
@@ -387,7 +393,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     gate = collector.config.stash[_GATE]
     return [
         ScenarioItem.from_parent(collector, name=f"{declared.item or name}[{case.id}]", case=case, title=title)
-        for case in scenario.cases(declared, gate.clients, gate.targets)
+        for case in scenario.cases(declared, gate.clients, gate.targets, gate.only)
     ]
 
 

@@ -20,6 +20,7 @@ from harness.clients.client import TRANSPORTS
 from harness.clients.kinds import KINDS
 from harness.errors import HarnessError
 from harness.history import History
+from harness.outcome import Outcome, outcomes
 from harness.repeat import Repeated
 from harness.target import Controls, Target
 
@@ -113,7 +114,7 @@ class Scenario(msgspec.Struct, frozen=True):
     label: str | None = None
     item: str | None = None
     title: str | None = None
-    receivers: bool = True
+    sweep: bool = False
 
 
 def scenario(
@@ -131,7 +132,7 @@ def scenario(
     server: str | None = None,
     clients: Sequence[str] = (),
     target: str | None = None,
-    receivers: bool = True,
+    sweep: bool = False,
 ) -> Callable[[Schedule], Schedule]:
     """Declare an async function `(system, **parameters)` as a scenario.
 
@@ -150,7 +151,7 @@ def scenario(
         server: the control server of runs whose senders ask for no acknowledgement, where the target has it.
         clients: those that it runs with, where it needs what others do not have; else the user chooses.
         target: the target that it runs on, by its path or name, where it is about that; else the user chooses.
-        receivers: whether two receivers listen in the run of the claim, where the target promises them something.
+        sweep: the schedule goes through the cases of a sweep, with nobody else connected: no receivers listen.
 
     Raises:
         HarnessError: one of these is not what is said here.
@@ -177,7 +178,7 @@ def scenario(
             server,
             target,
             tuple(clients),
-            receivers=receivers,
+            sweep=sweep,
         )
         setattr(schedule, ATTRIBUTE, declared)
         return schedule
@@ -222,7 +223,7 @@ def _problems(
 class Case(msgspec.Struct, frozen=True):
     """One point of a scenario on a target: one pytest item.
 
-    `among` tells several targets of one run apart; `only` is the one case of a sweep that is asked for.
+    `among` tells several targets of one run apart; `only` is the position of the one case of a sweep that is asked for.
     """
 
     scenario: Scenario
@@ -231,7 +232,7 @@ class Case(msgspec.Struct, frozen=True):
     transport: str
     target: Target
     among: str = ""
-    only: str | None = None
+    only: int | None = None
 
     @property
     def id(self) -> str:
@@ -241,9 +242,19 @@ class Case(msgspec.Struct, frozen=True):
         parts = (self.scenario.family, self.variant, self.client, self.transport, self.among)
         return "-".join(part for part in parts if part)
 
+    @property
+    def space(self) -> str:
+        """What a sweep covers, as the ids of its cases begin: our own client and WebSocket go without saying."""
+        unusual = [word for word in (self.client, self.transport) if word not in ("python", "websocket")]
+        return f"{'-'.join((self.scenario.family, *unusual))}/{self.variant}"
 
-def cases(declared: Scenario, clients: Sequence[str], targets: Sequence[Target]) -> Iterator[Case]:
+
+def cases(
+    declared: Scenario, clients: Sequence[str], targets: Sequence[Target], only: str | None = None
+) -> Iterator[Case]:
     """Every case of a scenario, with the clients and on the targets that the user has chosen, or those of its own.
+
+    With `only`, the id of a case of a sweep, there is none but that sweep, and it has no other.
 
     Raises:
         TargetError: a target of its own cannot be read.
@@ -253,7 +264,11 @@ def cases(declared: Scenario, clients: Sequence[str], targets: Sequence[Target])
         for client in declared.clients or clients:
             for transport in declared.transports:
                 for variant in declared.variants:
-                    yield Case(declared, variant, client, transport, on, on.name if len(own) > 1 else "")
+                    case = Case(declared, variant, client, transport, on, on.name if len(own) > 1 else "")
+                    if only is None:
+                        yield case
+                    elif declared.sweep and (position := only.removeprefix(f"{case.space}/")).isdecimal():
+                        yield msgspec.structs.replace(case, only=int(position))
 
 
 def not_offered(case: Case) -> str | None:
@@ -321,7 +336,8 @@ class Run(msgspec.Struct, frozen=True):
     target: Target
     trial: int = 1
     receivers: bool = False
-    only: str | None = None
+    space: str = ""
+    only: int | None = None
 
     @property
     def folder(self) -> str:
@@ -352,9 +368,9 @@ def runs(case: Case) -> list[Run]:
         ]
     policy = _policy(case)
     server = _server(case.scenario, case.target, policy)
-    receivers = case.scenario.receivers and case.target.claims.receivers != "none"
+    receivers = not case.scenario.sweep and case.target.claims.receivers != "none"
     claim = Run("claim", None, policy, server, parameters, case.client, case.target, receivers=receivers)
-    return [msgspec.structs.replace(run, only=case.only) for run in (*planned, claim)]
+    return [msgspec.structs.replace(run, space=case.space, only=case.only) for run in (*planned, claim)]
 
 
 def _server(declared: Scenario, on: Target, policy: h.Policy) -> str | None:
@@ -432,6 +448,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     replay: str
     repeated: Repeated | None = None
     target: str = ""
+    outcomes: list[Outcome] = []
 
 
 def decide(declared: Declared, histories: Mapping[str, History], seconds: float) -> Result:
@@ -461,6 +478,7 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
         seconds=round(seconds, 3),
         replay=declared.replay,
         target=declared.target,
+        outcomes=outcomes(histories["claim"], claim) if claim else [],
     )
 
 

@@ -355,10 +355,10 @@ class System:
         return everyone
 
     @contextlib.asynccontextmanager
-    async def inject(self, fault: Fault, case: str | None = None) -> AsyncIterator[Injection]:
+    async def inject(self, fault: Fault, case: int | None = None) -> AsyncIterator[Injection]:
         """Have a fault act for as long as the scope lasts. While any does, one receiver has no link.
 
-        In a null run this does nothing, and nothing else knows that it is one. `case` is its id in a sweep.
+        In a null run this does nothing, and nothing else knows that it is one. `case` is its position in a sweep.
         """
         self._faults += 1
         number = self._faults
@@ -367,7 +367,12 @@ class System:
             return
         self._recorder.record(
             h.FaultBegan(
-                time=self._recorder.now(), number=number, fault=fault.name, kind=fault.kind, on=fault.on, case=case
+                time=self._recorder.now(),
+                number=number,
+                fault=fault.name,
+                kind=fault.kind,
+                on=fault.on,
+                case=None if case is None else f"{self._run.space}/{case}",
             )
         )
         async with contextlib.AsyncExitStack() as ending:  # each step is taken, whatever becomes of the others
@@ -399,25 +404,27 @@ class System:
         if self._shaken is not None and self._acting == 0:
             await self._shaken.restore()
 
-    def cases(self, ids: Sequence[str]) -> list[str]:
-        """Which cases of a sweep this run is about: all, the one that is asked for, or, but for the claim, a few."""
-        if self._run.only is not None:
-            return [case for case in ids if case == self._run.only]
+    def cases(self, count: int) -> list[int]:
+        """Which of so many cases of a sweep this run goes through: all, the one that is asked for, or a few.
+
+        Raises:
+            HarnessError: there is no such case.
+        """
+        only, positions = self._run.only, range(count)
+        if only is not None and only not in positions:
+            raise HarnessError(
+                f"there is no case {self._run.space}/{only}: the last one is {self._run.space}/{count - 1}"
+            )
+        if only is not None:
+            return [only]
         if self._run.role == "claim":
-            return list(ids)
-        return [*ids[:: max(1, len(ids) // _SAMPLES)], *ids[-3:]]
+            return list(positions)
+        return sorted({*positions[:: max(1, count // _SAMPLES)], *positions[-3:]})
 
     @property
     def transport(self) -> str:
         """How the clients of this run are connected."""
         return self._dialer.transport
-
-    @property
-    def spoken(self) -> str:
-        """How the clients of this run speak, in the id of a case: nothing for the harness's own over WebSocket."""
-        usual = {"python": "", "websocket": ""}
-        words = (self._run.client, self.transport)
-        return "".join(f"-{word}" for word in words if usual.get(word) != "")
 
     def seconds(self, ack_timeouts: float) -> float:
         """A duration that scales with the target's ack timeout."""

@@ -8,13 +8,13 @@ from harness.scenario import scenario
 from harness.system import System
 
 
-@scenario(family="wire", controls=["once"], variants={"up": {}}, receivers=False)
+@scenario(family="wire", controls=["once"], variants={"up": {}}, sweep=True)
 async def test_message_that_is_cut_at_any_byte_on_its_way_is_stored_once(system: System) -> None:
     """A connection that ends after any number of a message's bytes: the message is sent again, and stored once."""
     await sweep.every_byte(system, "upstream")
 
 
-@scenario(family="wire", controls=["new-offset"], variants={"down": {}}, receivers=False)
+@scenario(family="wire", controls=["new-offset"], variants={"down": {}}, sweep=True)
 async def test_message_that_is_cut_at_any_byte_of_its_answer_is_stored_once(system: System) -> None:
     """A connection that ends after any number of bytes of the answer: the message is sent again, and stored once."""
     await sweep.every_byte(system, "downstream")

@@ -9,6 +9,7 @@ import msgspec
 
 from harness.checker import Anomaly, VerdictWord
 from harness.history import Bitten
+from harness.outcome import Outcome
 from harness.repeat import Repeated
 from harness.report.run import Omitted, RunFolder
 from harness.report.text import times
@@ -52,6 +53,7 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     replay: str
     repeated: Repeated | None = None
     target: str = ""
+    outcomes: list[Outcome] = []
 
     @property
     def variant(self) -> str:
@@ -134,6 +136,7 @@ def of_result(result: Result) -> ScenarioSummary:
         replay=result.replay,
         repeated=result.repeated,
         target=result.target,
+        outcomes=result.outcomes,
     )
 
 

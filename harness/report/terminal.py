@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.checker import Anomaly
 from harness.errors import HarnessError
+from harness.outcome import Outcome, folded
 from harness.report import story
 from harness.report.run import HISTORY, RunFolder
 from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
@@ -18,12 +19,16 @@ _LISTED = 10
 
 
 def line(scenario: ScenarioSummary | Result) -> str:
-    """One line on one scenario: its verdict, id, how often it has that verdict if it ran often, counts and time."""
+    """One line on one scenario: its verdict, id, how often it has that verdict if it ran often, counts and time.
+
+    Below it those of a sweep's cases, neighbours with the same outcome in one line.
+    """
     repeated = [one_line(scenario.repeated.in_short)] if scenario.repeated else []
     counts = [f"{scenario.counts[name]} {name}" for name in _SHOWN_COUNTS if name in scenario.counts]
     pair = shown_by_pair(scenario.controls)
     told = ", ".join([*([pair] if pair else []), *repeated, *counts, f"{scenario.seconds:.1f} s"])
-    return f"{scenario.verdict:<9} {one_line(scenario.id)}  ({told})"
+    cases = [f"\n{_INDENT}{line}" for line in _some(folded(scenario.outcomes))]
+    return f"{scenario.verdict:<9} {one_line(scenario.id)}  ({told})" + "".join(cases)
 
 
 def trouble(folder: Path, scenario: ScenarioSummary | Result) -> list[str]:
@@ -42,7 +47,16 @@ def trouble(folder: Path, scenario: ScenarioSummary | Result) -> list[str]:
         *_anomalies(judged(folder, scenario) / "claim" / HISTORY, scenario.anomalies),
         *_wrapped("report", f"{_shown(folder / 'index.html')}#{anchor(scenario.id)}"),
         *_wrapped("replay", scenario.replay),
+        *(f"{_INDENT}case: {one_line(_replayed(scenario, bad))}" for bad in _bad(scenario)[:_LISTED]),
     ]
+
+
+def _bad(scenario: ScenarioSummary | Result) -> list[Outcome]:
+    return [outcome for outcome in scenario.outcomes if not outcome.good]
+
+
+def _replayed(scenario: ScenarioSummary | Result, bad: Outcome) -> str:
+    return f"{bad.outcome}: {scenario.replay} --case {bad.case}"
 
 
 def closing(run: RunFolder, summary: Summary) -> list[str]:
