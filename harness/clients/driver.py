@@ -301,7 +301,8 @@ class Driver:
         connection = self.connection
         if wire is not None and connection is not None and connection.number == self._numbers_before + wire.connection:
             connection.polls_ended += connection.poll_pending and not wire.poll_pending
-            connection.bytes_sent, connection.poll_pending = wire.sent, wire.poll_pending
+            connection.bytes_sent, connection.bytes_received = wire.sent, wire.received
+            connection.poll_pending = wire.poll_pending
 
     def _closed(self, reason: str) -> None:
         self._wire = None

@@ -142,11 +142,12 @@ class Received(Told, frozen=True, kw_only=True):
 
 
 class Wire(Told, frozen=True, kw_only=True):
-    """How much was sent on a connection, heartbeats aside, and whether its next poll is on the wire."""
+    """How much was sent and received on a connection, and whether its next poll is on the wire."""
 
     connection: int
     sent: int
     poll_pending: bool
+    received: int = 0
 
 
 class Error(Told, frozen=True, kw_only=True):

@@ -146,6 +146,7 @@ class Client {
   }
 
   #arrives({ type, nsp, id, data }, connection) {
+    connection.changed();
     if (nsp !== this.socket.nsp) {
       return;
     }

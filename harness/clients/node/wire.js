@@ -22,6 +22,7 @@ class Connection {
   failure = null;
   sent = 0;
   polls = new Set();
+  sockets = new Set();
   #told = "";
   #telling = false;
 
@@ -53,10 +54,11 @@ class Connection {
       return;
     }
     const pending = this.engine.transport.name === "websocket" || this.polls.size > 0;
-    const told = `${this.sent} ${pending}`;
+    const received = [...this.sockets].reduce((sum, socket) => sum + socket.bytesRead, 0);
+    const told = `${this.sent} ${received} ${pending}`;
     if (told !== this.#told) {
       this.#told = told;
-      tell({ event: "wire", connection: this.number, sent: this.sent, poll_pending: pending });
+      tell({ event: "wire", connection: this.number, sent: this.sent, received, poll_pending: pending });
     }
   }
 }
@@ -64,10 +66,12 @@ class Connection {
 /** One TCP connection: what is written to it, taken apart. */
 class Tap {
   connection = null;
+  #socket;
   #bytes = Buffer.alloc(0);
   #next = () => this.#request();
 
   constructor(socket) {
+    this.#socket = socket;
     taps.set(socket, this);
     socket.once("close", () => {
       taps.delete(socket);
@@ -124,6 +128,7 @@ class Tap {
     }
     const session = /[?&]sid=([^& ]*)/.exec(head)?.[1];
     this.connection = bySession.get(session && decodeURIComponent(session)) ?? latest;
+    this.connection.sockets.add(this.#socket);
     if (/^upgrade: *websocket/im.test(head)) {
       this.#next = () => this.#frame();
     } else if (head.startsWith("POST ")) {
