@@ -15,6 +15,7 @@ from markupsafe import Markup
 from harness.checker import Anomaly
 from harness.errors import HarnessError
 from harness.history import Bitten
+from harness.outcome import folded
 from harness.report import diff, story, timeline
 from harness.report.diff import Diff
 from harness.report.run import HISTORY, RunFolder
@@ -147,7 +148,7 @@ def _make_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(body=body, in_words=diff.summary, times=times, controls_in_short=_controls_in_short)
-    environment.globals.update(symbols=SYMBOLS, keys=timeline.KEYS, pairs=PAIRS)
+    environment.globals.update(symbols=SYMBOLS, keys=timeline.KEYS, pairs=PAIRS, folded=folded)
     return environment
 
 

@@ -27,7 +27,8 @@ def line(scenario: ScenarioSummary | Result) -> str:
     counts = [f"{scenario.counts[name]} {name}" for name in _SHOWN_COUNTS if name in scenario.counts]
     pair = shown_by_pair(scenario.controls)
     told = ", ".join([*([pair] if pair else []), *repeated, *counts, f"{scenario.seconds:.1f} s"])
-    cases = [f"\n{_INDENT}{line}" for line in _some(folded(scenario.outcomes))]
+    told_of = [f"{cases}: {outcome.words}" for cases, outcome in folded(scenario.outcomes)]
+    cases = [f"\n{_INDENT}{one_line(words)}" for words in _some(told_of)]
     return f"{scenario.verdict:<9} {one_line(scenario.id)}  ({told})" + "".join(cases)
 
 
@@ -56,7 +57,7 @@ def _bad(scenario: ScenarioSummary | Result) -> list[Outcome]:
 
 
 def _replayed(scenario: ScenarioSummary | Result, bad: Outcome) -> str:
-    return f"{bad.outcome}: {scenario.replay} --case {bad.case}"
+    return f"{bad.words}: {scenario.replay} --case {bad.case}"
 
 
 def closing(run: RunFolder, summary: Summary) -> list[str]:
