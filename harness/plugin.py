@@ -490,6 +490,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Write the plan; the controller of pytest-xdist has no items and leaves it to its workers."""
     gate = session.config.stash[_GATE]
     scenarios = [item for item in session.items if isinstance(item, ScenarioItem)]
+    if gate.only is not None and not scenarios and session.config.getoption("dist", "no") == "no":
+        raise pytest.UsageError(f"--case {gate.only}: no sweep here has it; the id of a case is like wire/up/37")
     if (scenarios or gate.not_offered or gate.missing) and not session.config.getoption("collectonly"):
         try:
             gate.plan(scenarios)

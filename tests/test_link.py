@@ -172,6 +172,67 @@ async def test_cut_inside_lets_exactly_so_many_bytes_pass(transport: str, at: fl
         assert [h.identity_in(RUN, row.content) for row in rows] == [message.id for message in alice.messages]
 
 
+@pytest.mark.parametrize("count", [0, 1, 50, -1, 0.5])
+@in_event_loop
+async def test_cut_at_lets_exactly_so_many_bytes_pass(count: float, tmp_path: Path) -> None:
+    """Whatever the position: so many bytes of the message get through, no row is there, and it is sent again."""
+    async with behind(tmp_path, "websocket") as (running, tap, here):
+        alice = await here.sender()
+        await soon(alice.send(TEXT))
+        length = (await alice.idle()).last_unit_bytes
+        count = length + int(count) if count < 0 else round(count * length) if 0 < count < 1 else int(count)
+        cut = alice.link.cut_at("upstream", length, length, count)
+        await cut.begin()
+        (flow,) = open_flows(tap)
+        before = len(flow.up)
+        message = alice.post(TEXT)
+        evidence = await soon(cut.bite(message))
+        await soon(flow.ended.wait())
+        assert len(flow.up) - before == count
+        assert evidence.startswith(f"the connection was cut after {count} byte")
+        assert evidence.endswith(f"attempt 1 of {message.id} open")
+        await cut.heal()
+        await soon(message.done.wait())
+        assert message.attempts == 2
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_cut_at_one_byte_more_than_there_are_cuts_nothing(tmp_path: Path) -> None:
+    """The same connection goes on, and that is the evidence; a message that is longer than that is not seen."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        await soon(alice.send(TEXT))
+        length = (await alice.idle()).last_unit_bytes
+        whole = alice.link.cut_at("upstream", length, length, length + 1)
+        await whole.begin()
+        assert (await soon(whole.bite(alice.post(TEXT)))).startswith("nothing was cut: the exchange had less than")
+        assert numbers(here, h.Disconnected) == []
+        await whole.heal()
+        short = alice.link.cut_at("upstream", length - 2, length - 2, length - 1)
+        await short.begin()
+        with pytest.raises(NotSeen, match=f"the connection was cut, and no exchange had more than {length - 2} bytes"):
+            await soon(short.bite(alice.post(TEXT)))
+        await short.heal()
+        assert (await soon(alice.send(TEXT))).acknowledged
+
+
+@in_event_loop
+async def test_cut_at_what_is_no_answer_is_not_seen(tmp_path: Path) -> None:
+    """Downstream the row has to be there: what was cut was something else that the server said."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice, bob = await here.sender(), await here.sender("bob")
+        await soon(alice.send(TEXT))
+        cut = alice.link.cut_at("downstream", 1000, 1000, 3)
+        await cut.begin()
+        await soon(bob.send(TEXT))  # its broadcast comes to alice, too
+        message = alice.post(TEXT)
+        with pytest.raises(NotSeen, match="the message was not stored: what was cut was not its answer"):
+            await soon(cut.bite(message))
+        await cut.heal()
+        await soon(message.done.wait())
+
+
 @TRANSPORTS
 @in_event_loop
 async def test_cut_inside_does_not_bite_what_was_answered(transport: str, tmp_path: Path) -> None:

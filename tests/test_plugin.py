@@ -216,6 +216,25 @@ def test_targets_are_tried_one_beside_the_other(tmp_path: Path) -> None:
     assert targets == {"one-python-websocket-reference": "reference", "one-python-websocket-gaps": "gaps"}
 
 
+def test_one_case_of_a_sweep_is_run_by_its_id(tmp_path: Path) -> None:
+    """Nothing else runs, its outcome is told, and the replay command names it."""
+    ran = run(tmp_path, "scenarios", "--case", "wire/up/37")
+    assert (ran.verdicts, ran.status) == ({"wire-up-python-websocket": "kept"}, 0), ran.output
+    assert "wire/up/37: cut, sent again, stored once" in ran.output
+    scenario = ran.scenarios["wire-up-python-websocket"]
+    assert [outcome["case"] for outcome in scenario["outcomes"]] == ["wire/up/37"]
+    assert scenario["replay"].endswith(" --case wire/up/37")
+    assert ran.controls("wire-up-python-websocket") == {"once": "bites"}
+
+
+@pytest.mark.parametrize("case", ["wire/up", "wire/sideways/3", "nonsense"])
+def test_case_that_no_sweep_has_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
+    """A misspelt id is a usage error, and no run that finds nothing."""
+    ran = run(tmp_path, "scenarios/test_sweep.py", "--case", case)
+    assert ran.status == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: --case {case}: no sweep here has it; the id of a case is like wire/up/37" in ran.output
+
+
 def test_unknown_client_is_refused_in_one_line(tmp_path: Path) -> None:
     """The error names those that there are, and nothing runs."""
     ran = run(tmp_path, "scenarios", "--client", "pigeon")

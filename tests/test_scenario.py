@@ -321,6 +321,43 @@ def test_scenario_of_its_own_pair_asks_nobody() -> None:
     assert (found.id, found.client, found.target.name) == ("P1", "python-stock", "tutorial-python")
 
 
+@pytest.mark.parametrize(
+    ("client", "transport", "space"),
+    [
+        ("python", "websocket", "wire/up"),
+        ("node", "websocket", "wire-node/up"),
+        ("python", "polling", "wire-polling/up"),
+        ("node", "polling", "wire-node-polling/up"),
+    ],
+)
+def test_case_of_a_sweep_is_asked_for_by_its_id(client: str, transport: str, space: str) -> None:
+    """Only the sweep that it is of remains, and every run of it is about that case alone."""
+    sweep = s.scenario(family="wire", controls=["once"], variants={"up": {}, "down": {}}, sweep=True)(schedule)
+    wire = getattr(sweep, s.ATTRIBUTE)
+    (found,) = s.cases(wire, ["python", "node"], [target()], f"{space}/37")
+    assert (found.client, found.transport, found.variant, found.space) == (client, transport, "up", space)
+    assert [run.only for run in s.runs(found)] == [37, 37, 37]
+
+
+@pytest.mark.parametrize(
+    "only", ["wire/up", "wire/up/", "wire/up/-1", "wire/up/3x", "wire/sideways/3", "lock/up/3", ""]
+)
+def test_case_that_no_sweep_has_is_nowhere(only: str) -> None:
+    """Neither a sweep that has no such place, nor a scenario that is no sweep."""
+    sweep = s.scenario(family="wire", controls=["once"], variants={"up": {}}, sweep=True)(schedule)
+    lock = s.scenario(family="lock", controls=["once"], variants={"up": {}})(schedule)
+    for each in (sweep, lock):
+        assert list(s.cases(getattr(each, s.ATTRIBUTE), ["python"], [target()], only)) == []
+
+
+def test_nobody_listens_to_a_sweep() -> None:
+    """A target that promises receivers something is asked for it by every scenario but sweeps."""
+    asking = load("reference")
+    for sweep in (True, False):
+        claim = s.runs(case(declared(controls=("once",), sweep=sweep), on=asking))[-1]
+        assert claim.receivers is not sweep
+
+
 def test_target_and_clients_of_its_own_can_be_declared() -> None:
     """The id is made as ever; the target that the user has chosen is not in it."""
     (found,) = s.cases(

@@ -401,7 +401,7 @@ async def test_wire_counts_the_bytes_of_its_connection(tmp_path: Path) -> None:
     """What is told before `connected` holds from then on; of another connection nothing is taken over."""
     connect: Lines = [p.Wire(connection=1, sent=10, poll_pending=False), CONNECTED]
     script: Lines = [
-        *(INVOKE, ATTEMPT, p.Wire(connection=1, sent=60, poll_pending=True), OK),
+        *(INVOKE, ATTEMPT, p.Wire(connection=1, sent=60, received=7, poll_pending=True), OK),
         *(p.Wire(connection=2, sent=99, poll_pending=False), p.Settled(message=FIRST, outcome="acknowledged")),
     ]
     async with playing(tmp_path, connect=connect, post=script) as (here, alice):
@@ -410,6 +410,7 @@ async def test_wire_counts_the_bytes_of_its_connection(tmp_path: Path) -> None:
         message = alice.post()
         await here.recorded(h.Settled)
         assert (connection.bytes_sent, connection.poll_pending, connection.last_unit_bytes) == (60, True, 50)
+        assert connection.bytes_by_wire == [(60, 7)]
         assert (message.emitted_on, message.bytes_before) == (connection, 10)
 
 

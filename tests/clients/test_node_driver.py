@@ -134,6 +134,24 @@ async def test_the_bytes_told_are_those_on_the_wire(tmp_path: Path, transports: 
             )
 
 
+@in_event_loop
+async def test_the_bytes_received_are_those_on_the_wire(tmp_path: Path) -> None:
+    """Everything that came on the connection of a client over WebSocket, its handshake included."""
+    async with (
+        chatting() as server,
+        tapped(server.port) as tap,
+        driving(tap.port, tmp_path, transports=["websocket"]) as it,
+    ):
+        await it.tells(p.Connected)
+        for number, body in enumerate(("", "é" * 80, "x" * 70_000)):
+            await it.tells(p.Settled, message=it.post(number, body))
+            await seen(
+                lambda: tap.bytes_passed("down") == it.all(p.Wire)[-1].received,
+                "the same bytes",
+                lambda: (tap.bytes_passed("down"), it.all(p.Wire)[-1].received),
+            )
+
+
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 @in_event_loop
 async def test_heartbeats_are_not_counted(tmp_path: Path, transport: str) -> None:

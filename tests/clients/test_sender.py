@@ -883,6 +883,21 @@ async def test_same_seed_deals_the_same_contents_and_offsets(tmp_path: Path) -> 
     assert [content for content, _ in plain] != [content for content, _ in other]
 
 
+@in_event_loop
+async def test_sender_comes_back_with_the_highest_server_offset_it_heard_of(tmp_path: Path) -> None:
+    """Like a receiver it asks for what it lacks, and not for everything that it has heard."""
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        alice = await here.sender()
+        await server.broadcast(f"{RUN}-alice-0001", 5)
+        await server.broadcast(f"{RUN}-alice-0002", 3)
+        await seen(lambda: len(alice._heard) == 2, "the broadcasts")
+        await alice.link.close()
+        await here.recorded(h.Disconnected)
+        await alice.link.restore()
+        await alice.connected(DEADLINE_SECONDS)
+        assert server.auths == [{"serverOffset": 0}, {"serverOffset": 5}]
+
+
 # -- idle --------------------------------------------------------------------------------------------------------
 
 
@@ -923,6 +938,42 @@ async def test_idle_gives_a_server_that_does_not_echo_one_ack_timeout(tmp_path: 
         await soon(alice.idle())
         assert 0.4 < time.monotonic() - began < 5
         assert (await soon(alice.send())).acknowledged  # it still has the patience to wait for that
+
+
+@in_event_loop
+async def test_idle_does_not_wait_for_what_was_never_stored(tmp_path: Path) -> None:
+    """A message that was given up without an answer has no broadcast to wait for."""
+    async with chatting() as server, clients(tmp_path, server.port, ack_timeout_seconds=NEVER_SECONDS) as here:
+        server.answer = server.forget
+        alice = await here.sender(policy="once")
+        message = alice.post()
+        await here.recorded(h.Attempt)
+        await alice.link.restore()
+        await finished(message)
+        await alice.connected(DEADLINE_SECONDS)
+        await soon(alice.idle(downstream=True))
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_bytes_by_wire_are_those_of_each_tcp_connection(transport: str, tmp_path: Path) -> None:
+    """Both directions of every connection, as many as a tap counts."""
+    async with (
+        chatting() as server,
+        tapped(server.port) as tap,
+        clients(tmp_path, tap.port, transport, ack_timeout_seconds=DEADLINE_SECONDS) as here,
+    ):
+        server.echo = True
+        alice = await here.sender()
+        for text in ("", "é" * 80, "x" * 3000):
+            await soon(alice.send(text))
+            connection = await soon(alice.idle(downstream=True))
+            counted = sorted(connection.bytes_by_wire)
+            await seen(
+                lambda counted=counted: sorted((len(flow.up), len(flow.down)) for flow in tap.flows) == counted,  # type: ignore[misc]  # bound to this round
+                "the same bytes",
+                lambda: [(len(flow.up), len(flow.down)) for flow in tap.flows],
+            )
 
 
 @in_event_loop

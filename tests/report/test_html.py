@@ -12,6 +12,7 @@ import pytest
 from harness import history as h
 from harness import repeat, report
 from harness.checker import Anomaly
+from harness.outcome import Outcome
 from harness.report import text
 from tests.report import samples
 from tests.report.samples import RunBuilder, Script, declared
@@ -297,6 +298,18 @@ def test_a_repeated_scenario_shows_its_worst_repetition(tmp_path: Path) -> None:
     assert raw[:2] == [f"{place}/claim/{name}" for name in ("history.jsonl", "server.log")]
     assert all(name.startswith(f"{place}/") for name in raw)
     assert all((tmp_path / link).is_file() for link in raw)
+
+
+def test_a_sweep_is_a_strip_with_a_mark_for_each_case(tmp_path: Path) -> None:
+    """Each mark has its case, place and outcome; below, neighbours with one outcome are one line."""
+    built = RunBuilder(tmp_path)
+    kept = built.kept()
+    kept.outcomes = [Outcome(f"wire/up/{at}", f"byte {at + 1} of 3", "resent", "sent again", "cut") for at in range(3)]
+    (tmp_path / kept.id / "verdict.json").write_bytes(msgspec.json.encode(kept))
+    page = page_of(tmp_path)
+    titles = [each["title"] for each in page.all("li") if each.get("class") == "resent"]
+    assert titles == [f"wire/up/{at}: sent again (byte {at + 1} of 3)" for at in range(3)]
+    assert "wire/up/0..2" in page.text
 
 
 def test_a_scenario_that_ran_once_says_nothing_of_repeating(showcase: Page) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness import repeat
+from harness.outcome import Outcome
 from harness.report import run, terminal
 from harness.report.summary import summarize
 from tests.report import samples
@@ -85,6 +86,18 @@ def test_a_report_here_has_a_short_path(tmp_path: Path, monkeypatch: pytest.Monk
     RunBuilder(tmp_path / "reports" / "one").kept()
     monkeypatch.chdir(tmp_path)
     assert lines_of(tmp_path / "reports" / "one")[-1] == "report: reports/one/index.html"
+
+
+def test_a_sweep_tells_its_cases_folded_and_how_to_replay_one(tmp_path: Path) -> None:
+    """Neighbours with the same outcome are one line; each bad one is told with the command that replays it."""
+    swept = [("0", "resent", "cut, sent again"), ("1", "resent", "cut, sent again"), ("2", "broken", "lost")]
+    broken = RunBuilder(tmp_path).broken("lock-broken-python-polling", "duplicate")
+    broken.outcomes = [Outcome(f"wire/up/{at}", "", kind, words, "") for at, kind, words in swept]  # type: ignore[arg-type]  # literals
+    assert terminal.line(broken).splitlines()[1:] == [
+        "          wire/up/0..1: cut, sent again",
+        "          wire/up/2: lost",
+    ]
+    assert terminal.trouble(tmp_path, broken)[-1] == f"          case: lost: {broken.replay} --case wire/up/2"
 
 
 def test_a_repeated_scenario_is_one_line_and_says_how_often(tmp_path: Path) -> None:

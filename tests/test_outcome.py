@@ -1,0 +1,127 @@
+"""What came of the cases of a sweep: told from the history alone, neighbours folded."""
+
+import pytest
+
+from harness import history as h
+from harness.checker import judge
+from harness.outcome import Outcome, folded, outcomes
+from tests.histories import Script
+
+CUT, WHOLE = "the connection was cut after 3 bytes", "nothing was cut: the exchange had less than 9 bytes"
+
+
+class Sweep(Script):
+    """A history of a sweep: each case is a fault on a message of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(receivers="none")
+        self.posted = [self.send()]
+        self.cases = 0
+
+    def case(
+        self, case: str, *, again: bool = True, stored: int = 1, seen: bool = True, bites: bool = True, said: str = CUT
+    ) -> None:
+        """One case, whose message is sent again or not and stored so often."""
+        self.cases += 1
+        number = self.cases
+        self.events.append(h.FaultBegan(time=0.0, number=number, fault="cut at", kind="link", on="alice", case=case))
+        message = self.post()
+        self.attempt(message)
+        if again:
+            self.info(message)
+        if bites:
+            self.events.append(
+                h.Bitten(time=0.0, number=number, fault="cut at", message=message.message, seen=seen, evidence=said)
+            )
+        self.healed(number)
+        if again:
+            self.attempt(message)
+        self.acknowledge(message)
+        self.posted += [message] * stored
+
+    def outcomes(self) -> list[Outcome]:
+        """What came of them."""
+        self.posted.append(self.send())
+        self.rows(*self.posted)
+        history = self.finished()
+        return outcomes(history, judge(history))
+
+
+def test_history_without_cases_has_no_outcomes() -> None:
+    """A scenario that is no sweep says nothing of cases."""
+    script = Script()
+    script.send()
+    history = script.finished()
+    assert outcomes(history, judge(history)) == []
+
+
+def test_outcome_is_told_in_words_and_whether_it_is_good() -> None:
+    """Sent again, acknowledged before the cut and not cut at all are good; a bite that is not seen is not."""
+    sweep = Sweep()
+    sweep.case("wire/up/0")
+    sweep.case("wire/up/1", again=False)
+    sweep.case("wire/up/2", again=False, said=WHOLE)
+    sweep.case("wire/up/3", seen=False)
+    sweep.case("wire/up/4", bites=False)
+    assert [(it.case, it.kind, it.words, it.good) for it in sweep.outcomes()] == [
+        ("wire/up/0", "resent", "cut, sent again, stored once", True),
+        ("wire/up/1", "acknowledged", "acknowledged, then cut", True),
+        ("wire/up/2", "untouched", "not cut, stored once", True),
+        ("wire/up/3", "unproven", "not cut where it should be", False),
+        ("wire/up/4", "unproven", "it did not come to its end", False),
+    ]
+
+
+@pytest.mark.parametrize(("stored", "anomaly"), [(0, "lost"), (2, "duplicate")])
+def test_anomaly_outweighs_everything_else(stored: int, anomaly: str) -> None:
+    """A case whose message breaks the claim has the anomaly's name, and those beside it are good."""
+    sweep = Sweep()
+    sweep.case("wire/down/0")
+    sweep.case("wire/down/1", stored=stored)
+    sweep.case("wire/down/2")
+    assert [(it.kind, it.words) for it in sweep.outcomes()] == [
+        ("resent", "cut, sent again, stored once"),
+        ("broken", anomaly),
+        ("resent", "cut, sent again, stored once"),
+    ]
+
+
+def test_outcomes_are_in_the_order_of_their_positions() -> None:
+    """Several links work at once, and 10 is behind 9."""
+    sweep = Sweep()
+    for position in (10, 2, 9):
+        sweep.case(f"wire/up/{position}")
+    assert [it.case for it in sweep.outcomes()] == ["wire/up/2", "wire/up/9", "wire/up/10"]
+
+
+@pytest.mark.parametrize(("count", "header"), [(133, 6), (134, 8)])
+def test_place_says_what_stands_there(count: int, header: int) -> None:
+    """A frame's header is two bytes longer when its payload is longer than 125 bytes; behind the frame is nothing."""
+    sweep = Sweep()
+    for position in range(count):
+        sweep.case(f"wire/up/{position}")
+    length = count - 2
+    places = [it.place for it in sweep.outcomes()]
+    assert [place.endswith("frame header") for place in places] == [True] * header + [False] * (count - header)
+    assert places[header] == f"byte {header + 1} of {length}, payload"
+    assert places[-2:] == ["behind the last byte", "one byte more than there are"]
+
+
+def test_neighbours_with_the_same_outcome_are_folded() -> None:
+    """A gap in the positions, another outcome and another sweep each begin a new group."""
+    found = [
+        Outcome(case, "", "resent", words, "")
+        for case, words in [
+            *((f"wire/up/{position}", "again") for position in range(3)),
+            ("wire/up/3", "otherwise"),
+            ("wire/up/5", "otherwise"),
+            ("wire/up/6", "otherwise"),
+            ("wire/down/7", "otherwise"),
+        ]
+    ]
+    assert [(cases, first.case) for cases, first in folded(found)] == [
+        ("wire/up/0..2", "wire/up/0"),
+        ("wire/up/3", "wire/up/3"),
+        ("wire/up/5..6", "wire/up/5"),
+        ("wire/down/7", "wire/down/7"),
+    ]
