@@ -3,6 +3,8 @@
 * Judging a history against merely decoding its file.
 * A whole run (system, one message, final read) against the bare floor: the same server started, one message by the
   stock client, the server stopped.
+* A case of the wire sweep against the bare floor, a plain script that connects, emits, is cut, connects again, emits
+  and disconnects; and how many cases a second the whole sweep of one message does.
 * Messages a second stored exactly once without a fault, by one and by 50 senders through Toxiproxy: the reference
   server and the hardened Node server in turn, and each with and without the recording of the history.
 """
@@ -22,15 +24,18 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import aiohttp
 import socketio
 
-from harness import checker, node, ports, scenario, system, target, waiting
+from harness import checker, node, ports, scenario, sweep, system, target, waiting
 from harness import history as h
 from harness.install import locate
 from harness.toxiproxy import Toxiproxy
 
 _MESSAGES = (10_000, 100_000)
 _ROUNDS = 9
+_WIRE_ROUNDS = 5
+_WIRE_CASES = 60
 # How many, and how many messages each sends in a slice; slices for each server with and without recording.
 _SENDERS = ((1, 60), (50, 3))
 _SLICES = 30
@@ -41,6 +46,7 @@ def main() -> None:
     for count in _MESSAGES:
         _judge(count)
     asyncio.run(_whole_run())
+    asyncio.run(_wire())
     asyncio.run(_throughput())
 
 
@@ -125,6 +131,74 @@ async def _whole_run() -> None:
     ours, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
     print(f"a run of one message: {ours:.3f} s, bare floor {bare:.3f} s, ratio {ratio:.2f} (median of {_ROUNDS} pairs)")
+
+
+async def _wire() -> None:
+    described = target.load("reference")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        toxiproxy = await Toxiproxy.start(locate(), folder / "toxiproxy.log")
+        try:
+            ratios = []
+            rates = []
+            for number in range(_WIRE_ROUNDS):
+                places = [folder / f"{number}-{lanes}" for lanes in (1, 4)]
+                for place in places:
+                    place.mkdir()
+                ours = await _swept(described, toxiproxy, places[0], lanes=1)
+                bare = await _cut_bare(toxiproxy, folder / f"{number}.db")
+                ratios.append((1 / ours, bare))
+                rates.append(await _swept(described, toxiproxy, places[1], lanes=4))
+        finally:
+            await toxiproxy.stop()
+    ours, bare = (statistics.median(column) for column in zip(*ratios, strict=True))
+    ratio, rate = statistics.median(a / b for a, b in ratios), statistics.median(rates)
+    print(f"a wire case: {ours * 1000:.1f} ms, bare floor {bare * 1000:.1f} ms, ratio {ratio:.2f}; {rate:.0f} a second")
+
+
+async def _swept(described: target.Target, toxiproxy: Toxiproxy, place: Path, lanes: int) -> float:
+    """How many cases a second the sweep upstream does, on so many links."""
+
+    async def schedule(running: system.System) -> None:
+        await sweep.every_byte(running, "upstream", lanes)
+
+    declared = scenario.Scenario(schedule, "wire", (), {"up": {}}, sweep=True)
+    case = next(scenario.cases(declared, ["python"], [described]))
+    await system.perform(case, scenario.runs(case)[-1], toxiproxy, place, seed=0)
+    history = h.History.load(place / "history.jsonl")
+    assert checker.judge(history).verdict == "kept"
+    begun = [event.time for event in history if isinstance(event, h.FaultBegan)]
+    ended = [event.time for event in history if isinstance(event, h.FaultEnded)]
+    return len(begun) / (ended[-1] - begun[0])
+
+
+async def _cut_bare(toxiproxy: Toxiproxy, database: Path) -> float:
+    """The seconds that a case takes in a plain script, with stock python-socketio and aiohttp."""
+    async with _bare_server(database) as port, aiohttp.ClientSession() as api:
+        proxy = await toxiproxy.proxy("bare", port)
+        toxics = f"{toxiproxy.url}/proxies/bare/toxics"
+        began = time.perf_counter()
+        for number in range(_WIRE_CASES):
+            await _one_cut(api, toxics, f"http://127.0.0.1:{proxy.port}", number)
+        seconds = (time.perf_counter() - began) / _WIRE_CASES
+        await proxy.delete()
+    return seconds
+
+
+async def _one_cut(api: aiohttp.ClientSession, toxics: str, url: str, number: int) -> None:
+    ended = asyncio.Event()
+    message = (f"message {number} hello", f"offset {number}")
+    client = socketio.AsyncClient(reconnection=False, handle_sigint=False)
+    client.on("disconnect", ended.set)
+    await client.connect(url, transports=["websocket"], auth={"serverOffset": 2**40})
+    limit = {"name": "limit", "type": "limit_data", "stream": "upstream", "attributes": {"bytes": number % 40}}
+    async with api.post(toxics, json=limit):
+        await client.emit("chat message", message, callback=lambda *_: None)
+        await ended.wait()
+    async with api.delete(f"{toxics}/limit"):
+        await client.connect(url, transports=["websocket"], auth={"serverOffset": 2**40})
+    await client.call("chat message", message)
+    await client.disconnect()
 
 
 async def _throughput() -> None:
@@ -246,22 +320,31 @@ async def _timed(work: Callable[[], Awaitable[None]]) -> float:
 
 
 async def _bare(database: Path) -> None:
+    async with _bare_server(database) as port:
+        client = socketio.AsyncClient(reconnection=False, handle_sigint=False)
+        await client.connect(f"http://127.0.0.1:{port}", transports=["websocket"])
+        await client.call("chat message", ("hello", "offset"))
+        await client.disconnect()
+
+
+@contextlib.asynccontextmanager
+async def _bare_server(database: Path) -> AsyncIterator[int]:
+    """The reference server, when somebody can connect; its port."""
     reservation = ports.reserve()
     command = [sys.executable, "-m", "harness.targets.reference", "--port", str(reservation.port)]
     command += ["--database", str(database)]
     server = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    client = socketio.AsyncClient(reconnection=False, handle_sigint=False)
 
-    async def connected() -> bool:
+    async def accepts() -> bool:
         try:
-            await client.connect(f"http://127.0.0.1:{reservation.port}", transports=["websocket"])
-        except socketio.exceptions.ConnectionError:
+            _, writer = await asyncio.open_connection("127.0.0.1", reservation.port)
+        except OSError:
             return False
+        writer.close()
         return True
 
-    await waiting.until(connected, awaited="the server", timeout_seconds=10)
-    await client.call("chat message", ("hello", "offset"))
-    await client.disconnect()
+    await waiting.until(accepts, awaited="the server", timeout_seconds=10)
+    yield reservation.port
     os.kill(server.pid, signal.SIGTERM)
     await asyncio.to_thread(server.wait)
     reservation.release()

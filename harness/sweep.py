@@ -5,13 +5,14 @@ A case is named by what is swept, where and at which position: `wire/up/37` is a
 
 import asyncio
 import itertools
+import string
 
 from harness.clients.sender import Sender
 from harness.link import Direction
 from harness.system import AnySender, System
 
 # Upstream a link carries nothing but its own sender's bytes; downstream it carries the broadcasts of all.
-_LANES: dict[Direction, tuple[str, ...]] = {"upstream": ("lanea", "laneb", "lanec", "laned"), "downstream": ("lanea",)}
+_LANES: dict[Direction, int] = {"upstream": 4, "downstream": 1}
 _TEXT = "hello"
 # So many messages first, as from then on the numbers in what follows have as many digits as the last one: those of
 # rows, in broadcasts, and those of acknowledgements, which some clients count over all their connections.
@@ -19,9 +20,16 @@ _FIRST = 100
 _DRY_RUNS = 5
 
 
-async def every_byte(system: System, direction: Direction) -> None:
-    """Cut the exchange of one message after each of its bytes in one direction, each time on a new connection."""
-    senders = [await system.sender(name) for name in _LANES[direction]]
+async def every_byte(system: System, direction: Direction, lanes: int | None = None) -> None:
+    """Cut the exchange of one message after each of its bytes in one direction, each time on a new connection.
+
+    Args:
+        system: with nobody else connected.
+        direction: in which bytes are counted.
+        lanes: how many links are at work at once, up to 26; by default as many as can be.
+    """
+    names = [f"lane{letter}" for letter in string.ascii_lowercase[: lanes or _LANES[direction]]]
+    senders = [await system.sender(name) for name in names]
     if direction == "downstream" or not isinstance(senders[0], Sender):
         await asyncio.gather(*(sender.send_many(_FIRST) for sender in senders))
     lengths = [await _measured(senders[0], direction) for _ in range(_DRY_RUNS)]

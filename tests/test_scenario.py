@@ -382,6 +382,21 @@ def test_claim_of_a_policy_that_the_client_lacks_is_not_offered() -> None:
     assert s.not_offered(case(declared(policy="resend"), client="python-stock")) is None
 
 
+@pytest.mark.parametrize(
+    ("client", "transport", "offered"),
+    [
+        ("python", "websocket", True),
+        ("python", "polling", True),
+        ("node", "websocket", True),
+        ("node", "polling", False),
+    ],
+)
+def test_sweep_needs_to_know_what_travels_on_each_connection(client: str, transport: str, offered: bool) -> None:
+    """A driver tells the bytes of all its TCP connections together, and over polling there are several."""
+    of = msgspec.structs.replace(case(declared(sweep=True), client=client), transport=transport)
+    assert (s.not_offered(of) is None) is offered
+
+
 def test_control_of_a_policy_that_the_client_lacks_is_not_run() -> None:
     """The other controls remain; without any the case is not offered."""
     both, one = (
