@@ -116,18 +116,19 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 def test_ids_are_family_variant_client_transport(tmp_path: Path) -> None:
-    """Every scenario is there over WebSocket, six families over polling; a known defect has its number, each once."""
+    """Every scenario is there over WebSocket, seven families over polling; a known defect has its number, each once."""
     ran = run(tmp_path, "scenarios", "--collect-only", "-q")
     ids = [line.rpartition("[")[2].rstrip("]") for line in ran.output.splitlines() if "::" in line]
     assert len(set(ids)) == len(ids)
     assert [name for name in ids if name in DEFECTS] == list(DEFECTS)
     ids = [name for name in ids if name not in DEFECTS]
+    ids.remove("recovery-node-websocket")  # which only this client can
     assert all(name.endswith(("-python-websocket", "-python-polling", "-python-upgrade")) for name in ids)
     upgraded = {name.split("-")[0] for name in ids if name.endswith("-upgrade")}
     assert upgraded == {"baseline", "ack", "kill", "upgrade"}
     both = {name.removesuffix("-python-polling") for name in ids if name.endswith("-polling")}
     assert {f"{name}-python-websocket" for name in both} <= set(ids)
-    families = ("baseline", "cut", "ack-lost", "kill", "restart", "lock")
+    families = ("baseline", "cut", "ack-lost", "kill", "restart", "lock", "wire")
     assert {next((family for family in families if name.startswith(family)), name) for name in both} == set(families)
     assert {"stream-flaps-20-python-websocket", "pair-lock-cut-python-websocket"} <= set(ids)
 
