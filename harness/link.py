@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Coroutine
 from typing import Literal
 
 from harness import waiting
@@ -145,13 +146,7 @@ class SenderLink(Link):
 
     async def _passes(self, connection: SeenConnection, message: Message) -> bool:
         """Wait until the connection has ended, or the exchange of a message is over; whether the connection lives."""
-        over = asyncio.create_task(self._over(message))
-        try:
-            await asyncio.wait(
-                (connection.closed, over), timeout=self._patience_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            over.cancel()
+        await self._first(self._closed(connection), self._over(message))
         return connection.is_open
 
     async def _over(self, message: Message) -> None:
@@ -323,16 +318,30 @@ class SenderLink(Link):
             await self.restore()
 
     @fault("link")
-    async def cut_handshake(self, count: int, direction: Direction) -> Acts:
-        """Cut with the message held in the link, and the next handshakes after `count` bytes in that direction."""
-        await self.sender.idle()
+    async def cut_handshake(self, direction: Direction, count: int = 0, length: int | None = None) -> Acts:
+        """Cut with the message held in the link, and the next handshakes after `count` bytes in that direction.
+
+        Where `length` is given, that of a handshake, and `count` is more, the next one has to get through; behind its
+        last byte it may or may not.
+        """
+        connection = await self.sender.idle()
         try:
             await self.hold("upstream")
             message = yield None
             await self.sender.left(message)
             await self.restore(_limit(count, direction))
-            refused = await self._failed_connect(message)
-            yield f"a handshake was cut after {_bytes(count)} {direction} while {message.id} waited ({refused})"
+            if length is not None and count > length:
+                await self._closed(connection)
+                await self.sender.connected(self._patience_seconds)
+                yield f"nothing was cut: a handshake has {_bytes(length)} {direction}"
+                return
+            where = f"a handshake was cut after {_bytes(count)} {direction} while {message.id} waited"
+            if count == length:
+                await self._closed(connection)
+                await self._first(self._failed_connect(message), self.sender.connected(self._patience_seconds))
+                yield where
+                return
+            yield f"{where} ({await self._failed_connect(message)})"
         finally:
             await self.restore()
 
@@ -408,6 +417,18 @@ class SenderLink(Link):
         await self.sender.connected(self._patience_seconds)
 
     # -- what bites are told by ----------------------------------------------------------------------------------
+
+    async def _first(self, *events: Coroutine[None, None, object]) -> None:
+        """Wait for the first of them; the others are not waited for any more."""
+        tasks = [asyncio.create_task(event) for event in events]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _silent(self, message: Message, direction: Direction, seconds: float) -> None:
         """See that nothing of a message came through for `seconds`, or all but its answer."""

@@ -47,7 +47,7 @@ async def test_message_of_a_client_whose_handshake_after_a_restart_is_cut_is_sto
     alice = await system.sender("alice")
     await alice.send()
 
-    async with system.inject(alice.link.cut_handshake(10, direction)) as handshake:
+    async with system.inject(alice.link.cut_handshake(direction, 10)) as handshake:
         async with system.inject(system.server.restart()) as restart:
             message = alice.post()
             await restart.bitten(message)

@@ -674,7 +674,7 @@ async def test_handshakes_are_cut_after_so_many_bytes(
         alice = await here.sender()
         async with in_front_of(alice) as front:
             await soon(alice.send())
-            cut = alice.link.cut_handshake(count, direction)
+            cut = alice.link.cut_handshake(direction, count)
             await cut.begin()
             tap, towards = to_front(direction, wire, front)
             before = list(tap.flows)
@@ -700,7 +700,7 @@ async def test_handshake_that_fits_is_not_cut(tmp_path: Path) -> None:
     async with chatting() as server, clients(tmp_path, server.port, store=empty(tmp_path)) as here:
         alice = await here.sender()
         alice.link._patience_seconds = 0.3
-        cut = alice.link.cut_handshake(100_000, "downstream")
+        cut = alice.link.cut_handshake("downstream", 100_000)
         await cut.begin()
         with pytest.raises(waiting.WaitTimeout, match="a try of alice to connect to fail"):
             await soon(cut.bite(alice.post()))
@@ -993,7 +993,7 @@ async def test_other_clients_notice_nothing(transport: str, tmp_path: Path) -> N
             alice.link.flap(2),
             alice.link.refuse(0.1),
             alice.link.reset(),
-            alice.link.cut_handshake(5, "downstream"),
+            alice.link.cut_handshake("downstream", 5),
             alice.link.blackhole("upstream", 0.05),
             alice.link.freeze("downstream", 0.05),
             alice.link.latency("downstream", 50),

@@ -15,6 +15,7 @@ from harness.system import System
 from tests.systems import in_event_loop
 from tests.test_system import CLAIM, Place, of, place
 
+SOME = Run("control", CONTROLS["once"], "persistent", None, {}, "python", CLAIM.target, space="wire/it")
 ALL = msgspec.structs.replace(CLAIM, receivers=False, space="wire/it")
 
 
@@ -88,12 +89,31 @@ async def test_one_case_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
         assert failed.reason.startswith("there is no case wire/it/5000: the last one is wire/it/1")
 
 
+@pytest.mark.parametrize("direction", ["upstream", "downstream"])
+@in_event_loop
+async def test_handshake_is_cut_at_its_first_and_last_bytes(
+    direction: Direction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message waits for each of them, and one byte more than a handshake has lets it through."""
+
+    async def schedule(system: System) -> None:
+        await sweep.every_byte_of_a_handshake(system, direction)
+
+    async with place(tmp_path, monkeypatch) as here:
+        history = await here.run(schedule, SOME)
+        found = outcomes(history, judge(history))
+        assert of(history, h.Failed) == []
+        assert [outcome.kind for outcome in found[:-1]] == ["resent"] * (len(found) - 1)
+        assert found[0].evidence.startswith(f"a handshake was cut after 0 bytes {direction} while ")
+        assert found[-1].kind == "untouched"
+        assert judge(history).verdict == "kept"
+
+
 @in_event_loop
 async def test_control_runs_some_cases_and_loses_each_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A control is no sweep of its own: some positions, with the first and the last, and what is cut is lost."""
-    run = Run("control", CONTROLS["once"], "once", None, {}, "python", CLAIM.target, space="wire/it")
     async with place(tmp_path, monkeypatch) as here:
-        history, found = await swept(here, "upstream", run)
+        history, found = await swept(here, "upstream", msgspec.structs.replace(SOME, policy="once"))
         assert of(history, h.Failed) == []
         assert 10 <= len(found) <= 20
         assert {outcome.words for outcome in found[:-2]} == {"lost"}
