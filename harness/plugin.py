@@ -31,6 +31,8 @@ from harness.toxiproxy import Toxiproxy
 
 _MAXIMUM_SEED = 2**32
 _TARGET, _CLIENT = "reference", "python"
+# A sweep has hundreds of cases; each takes a few hundredths of a second, and more on a machine that is busy.
+_SWEEP_TIMEOUTS = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,7 +80,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         metavar="SECONDS",
         help="a scenario that takes longer, with its controls, is an error "
-        f"(default: {system.SCENARIO_TIMEOUT_SECONDS:g}, or as many ack timeouts of the target)",
+        f"(default: {system.SCENARIO_TIMEOUT_SECONDS:g}, or as many ack timeouts of the target; for a sweep five times "
+        "as long)",
     )
 
 
@@ -303,7 +306,7 @@ class Gate:
         return result
 
     async def _perform(self, case: Case, folder: Path, seed: int) -> None:
-        deadline = time.monotonic() + self._timeout_seconds
+        deadline = time.monotonic() + self._timeout_seconds * (_SWEEP_TIMEOUTS if case.scenario.sweep else 1)
         for run in scenario.runs(case):
             if (left := deadline - time.monotonic()) <= 0:
                 break  # the run before says so

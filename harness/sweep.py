@@ -35,7 +35,8 @@ async def every_byte(system: System, direction: Direction, lanes: int | None = N
         await asyncio.gather(*(sender.send_many(_FIRST) for sender in senders))
     lengths = [await _measured(senders[0], direction) for _ in range(_DRY_RUNS)]
     # Over polling an answer and a broadcast can share one response, or not: there, an exchange may end anywhere.
-    shortest, longest = (min(lengths) if system.transport != "polling" else 0), max(lengths)
+    shared = system.transport == "polling" and direction == "downstream"
+    shortest, longest = (1 if shared else min(lengths)), max(lengths)
     await _through(system, senders, longest + 2, lambda link, count: link.cut_at(direction, shortest, longest, count))
 
 
