@@ -226,6 +226,7 @@ async def test_cut_at_what_is_no_answer_is_not_seen(tmp_path: Path) -> None:
         cut = alice.link.cut_at("downstream", 1000, 1000, 3)
         await cut.begin()
         await soon(bob.send(TEXT))  # its broadcast comes to alice, too
+        await here.recorded(h.Disconnected)
         message = alice.post(TEXT)
         with pytest.raises(NotSeen, match="the message was not stored: what was cut was not its answer"):
             await soon(cut.bite(message))

@@ -63,17 +63,16 @@ async def test_every_byte_of_an_answer_is_a_case(tmp_path: Path, monkeypatch: py
 async def test_server_that_stores_twice_is_broken_where_the_acknowledgement_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without its constraint the server doubles exactly the messages whose acknowledgement did not get through."""
+    """Without its constraint the server doubles the messages whose acknowledgement did not get through.
+
+    A second broadcast of such a message can be what is cut in the next case, which then proves nothing.
+    """
     async with place(tmp_path, monkeypatch) as here:
         history, found = await swept(here, "downstream", msgspec.structs.replace(ALL, server="without_unique"))
         acknowledgement = len("431[]") + 2
-        assert [outcome.words for outcome in found[:acknowledgement]] == ["duplicate"] * acknowledgement
-        assert {outcome.words for outcome in found[acknowledgement:]} <= {
-            "duplicate",
-            "acknowledged, then cut",
-            "not cut, stored once",
-        }
-        assert found[-1].good
+        assert found[0].words == "duplicate"
+        assert {outcome.words for outcome in found[:acknowledgement]} <= {"duplicate", "not cut where it should be"}
+        assert not [outcome for outcome in found if outcome.kind == "resent"]
         assert judge(history).verdict == "broken"
 
 
