@@ -511,9 +511,12 @@ class Running:
         """The time by which the server's events are recorded."""
         return self._recorder.now()
 
-    def hear_of(self, receiver: str) -> None:
-        """Have it recorded here that somebody joins: in a system there is one recorder for all."""
-        self._recorder.record(h.Receiving(time=self.now(), receiver=receiver))
+    def hear_of(self, receiver: str, content: str | None = None) -> None:
+        """Have it recorded here that somebody joins, or gets a message: in a system there is one recorder for all."""
+        if content is None:
+            self._recorder.record(h.Receiving(time=self.now(), receiver=receiver))
+        else:
+            self._recorder.record(h.Received(time=self.now(), receiver=receiver, server_offset=None, content=content))
 
     async def _stay(self) -> int:
         raise AssertionError("the server moved")

@@ -16,6 +16,7 @@ import pytest
 from harness import history as h
 from harness import waiting
 from harness.clients.connection import ConnectFailedError, Connection
+from harness.clients.receiver import Receiver
 from harness.clients.sender import IN_FLIGHT, Sender
 from harness.fault import NotSeen
 from harness.link import Direction, ReceiverLink
@@ -69,18 +70,18 @@ async def behind(folder: Path, transport: str, *, ack_timeout_seconds: float = N
 
 
 @contextlib.asynccontextmanager
-async def in_front_of(sender: Sender) -> AsyncIterator[Tap]:
-    """A tap between a sender and its link: what the sender sees of the bytes, from its next connection on."""
-    async with tapped(sender.link.port) as tap:
-        sender._port = tap.port
-        before = await sender.connected(DEADLINE_SECONDS)
-        await sender.link.restore()
+async def in_front_of(client: Sender | Receiver) -> AsyncIterator[Tap]:
+    """A tap between a client and its link: what the client sees of the bytes, from its next connection on."""
+    async with tapped(client.link.port) as tap:
+        client._port = tap.port
+        before = await client.connected(DEADLINE_SECONDS)
+        await client.link.restore()
         await soon(asyncio.shield(before.closed))
-        await sender.connected(DEADLINE_SECONDS)
+        await client.connected(DEADLINE_SECONDS)
         try:
             yield tap
         finally:
-            await sender.close()  # to whom the tap looks like its server
+            await client.close()  # to whom the tap looks like its server
 
 
 def open_flows(tap: Tap) -> list[Flow]:
@@ -1062,6 +1063,137 @@ async def test_short_frames_pass_a_link_that_cuts_long_ones(tmp_path: Path) -> N
         await cut.heal()
 
 
+@in_event_loop
+async def test_ways_back_are_cut_after_so_many_bytes(tmp_path: Path) -> None:
+    """Handshakes pass and the long message does not, for so long; then it is stored, once."""
+    async with behind(tmp_path, "websocket") as (running, wire, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        (before,) = open_flows(wire)
+        cut = alice.link.cut_ways_back(2000, "upstream", 0.5)
+        await cut.begin()
+        assert before.ended.is_set()
+        began = time.monotonic()
+        message = alice.post(LONG)
+        evidence = await soon(cut.bite(message))
+        assert time.monotonic() - began >= 0.5
+        assert evidence == (
+            f"every connection was cut after 2000 bytes upstream while {message.id} waited for 0.5 s, and no row"
+        )
+        ended = ended_since([before], wire)
+        assert ended
+        assert {len(flow.up) for flow in ended} == {2000}
+        await cut.heal()
+        await soon(message.done.wait())
+        assert message.attempts > len(ended)
+    assert await stored_once(running, alice)
+
+
+@TRANSPORTS
+@in_event_loop
+async def test_handshakes_of_ways_back_are_cut_after_so_many_bytes(transport: str, tmp_path: Path) -> None:
+    """What does not get through its handshake has no connection until the heal, and then has one."""
+    async with behind(tmp_path, transport) as (running, _, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        cut = alice.link.cut_ways_back(100, "downstream", 0.5)
+        await cut.begin()
+        message = alice.post()
+        assert "after 100 bytes downstream" in await soon(cut.bite(message))
+        assert numbers(here, h.Connected) == [1]
+        assert message.attempts == 0
+        await cut.heal()
+        await soon(message.done.wait())
+        assert message.attempts == 1
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_message_that_fits_into_a_way_back_is_not_cut(tmp_path: Path) -> None:
+    """A message that is answered within what may pass was not hit."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        cut = alice.link.cut_ways_back(100_000, "upstream", 0.01)
+        await cut.begin()
+        message = await soon(alice.send())
+        assert message.attempts == 1
+        with pytest.raises(NotSeen, match="acknowledged before the fault was over"):
+            await soon(cut.bite(message))
+        await cut.heal()
+        assert (await soon(alice.send())).acknowledged
+
+
+@in_event_loop
+async def test_message_whose_answer_alone_is_cut_on_a_way_back_is_not_seen(tmp_path: Path) -> None:
+    """A message that got through is stored, although each connection ends within its answer."""
+    async with behind(tmp_path, "websocket") as (running, _, here):
+        alice = await here.sender()
+        handshake = (await alice.connected(DEADLINE_SECONDS)).bytes_received
+        cut = alice.link.cut_ways_back(handshake + 1, "downstream", 0.01)
+        await cut.begin()
+        message = alice.post()
+        await running.store.wait_for(message)
+        with pytest.raises(NotSeen, match="the message was stored"):
+            await soon(cut.bite(message))
+        assert not message.acknowledged
+        await cut.heal()
+        await soon(message.done.wait())
+        assert message.acknowledged
+    assert await stored_once(running, alice)
+
+
+# Our client's request for an upgrade ends at 460 bytes of its connection, and its probe at 472.
+PROBE_BYTES = 466
+
+
+@in_event_loop
+async def test_probe_is_cut_and_the_session_stays_over_polling(tmp_path: Path) -> None:
+    """The upgrade ends within its probe, the message goes over polling, and the next connection is upgraded again."""
+    async with behind(tmp_path, "upgrade") as (running, wire, here):
+        alice = await here.sender()
+        await soon(alice.send())
+        assert alice.has_upgraded
+        before = list(wire.flows)
+        cut = alice.link.cut_probe(PROBE_BYTES, 0.3)
+        await cut.begin()
+        connection = await alice.connected(DEADLINE_SECONDS)
+        message = alice.post()
+        assert await soon(cut.bite(message)) == (
+            f"the upgrade was cut after {PROBE_BYTES} bytes, 0.3 s before {message.id} was posted"
+        )
+        probes = [flow for flow in wire.flows if flow not in before and b"transport=websocket" in flow.up]
+        assert probes
+        assert {len(flow.up) for flow in probes} == {PROBE_BYTES}
+        assert {flow.ended.is_set() for flow in probes} == {True}
+        await cut.heal()
+        await soon(message.done.wait())
+        assert connection.is_open
+        assert not connection.is_websocket
+        assert (message.attempts, message.emitted_on) == (1, connection)
+        await alice.link.refresh()
+        assert alice.has_upgraded
+        assert (await soon(alice.send())).attempts == 1
+    assert await stored_once(running, alice)
+
+
+@pytest.mark.parametrize(("transport", "count"), [("upgrade", 100_000), ("websocket", PROBE_BYTES), ("upgrade", 100)])
+@in_event_loop
+async def test_upgrade_that_goes_through_was_not_cut(transport: str, count: int, tmp_path: Path) -> None:
+    """Whether it fits, or there is none to cut, or it is another handshake that was cut until the limit went."""
+    async with behind(tmp_path, transport) as (_, _, here):
+        alice = await here.sender()
+        cut = alice.link.cut_probe(count, 0.5)
+        await cut.begin()
+        await alice.connected(DEADLINE_SECONDS)
+        assert alice.has_upgraded
+        message = await soon(alice.send())
+        with pytest.raises(NotSeen, match="the upgrade went through"):
+            await soon(cut.bite(message))
+        connection = alice.connection
+        await cut.heal()
+        assert (await soon(alice.send())).emitted_on is connection
+
+
 @TRANSPORTS
 @in_event_loop
 async def test_silence_drops_both_directions_of_a_new_connection(transport: str, tmp_path: Path) -> None:
@@ -1105,6 +1237,65 @@ async def received(here: Clients, name: str = "rita") -> AsyncIterator[ReceiverL
     own = ReceiverLink(name, link._proxy, link._store, patience_seconds=DEADLINE_SECONDS)
     own.receiver, receiver.link = receiver, own
     yield own
+
+
+@in_event_loop
+async def test_poll_is_cut_within_the_message_that_it_carries(tmp_path: Path) -> None:
+    """So many bytes of its response come, the receiver has not got the message, and gets it when it comes back."""
+    async with behind(tmp_path, "polling") as (_, _, here), received(here) as link:
+        alice = await here.sender()
+        assert isinstance(link.receiver, Receiver)
+        async with in_front_of(link.receiver) as front:
+            cut = link.cut_poll(50, 0.1)
+            await cut.begin()
+            flows = {flow: len(flow.down) for flow in open_flows(front)}
+            message = await soon(alice.send())
+            assert await soon(cut.bite(message)) == (
+                f"the response to the poll of rita was cut after 50 bytes of {message.id}"
+            )
+            assert sorted({len(flow.down) - before for flow, before in flows.items()})[-1] == 50
+            assert message.id not in link.receiver.messages
+            await cut.heal()
+            await soon(link.receiver.heard(message))
+            assert message.id in link.receiver.messages
+        assert [event.client for event in here.events(h.Disconnected)].count("alice") == 0
+
+
+@in_event_loop
+async def test_poll_that_fits_is_not_cut(tmp_path: Path) -> None:
+    """A receiver that got the message was not cut before it, and its connection stays when the limit goes."""
+    async with behind(tmp_path, "polling") as (_, _, here), received(here) as link:
+        alice = await here.sender()
+        cut = link.cut_poll(1_000_000, 0.01)
+        await cut.begin()
+        message = await soon(alice.send())
+        await soon(link.receiver.heard(message))
+        with pytest.raises(NotSeen, match="rita received it"):
+            await soon(cut.bite(message))
+        await cut.heal()
+        later = await soon(alice.send())
+        await soon(link.receiver.heard(later))
+        assert later.id in link.receiver.messages
+        assert [event.client for event in here.events(h.Connected)].count("rita") == 1
+
+
+@in_event_loop
+async def test_poll_does_not_carry_a_message_that_is_not_stored(tmp_path: Path) -> None:
+    """A message that has no row was nothing that a poll could carry: not seen, at the deadline."""
+    async with behind(tmp_path, "polling") as (running, _, here), received(here) as link:
+        running.store._patience_seconds = 0.1
+        alice = await here.sender()
+        cut = link.cut_poll(50, 0.01)
+        await cut.begin()
+        await alice.link.hold("upstream")
+        message = alice.post()
+        with pytest.raises(waiting.WaitTimeout, match="a row of"):
+            await soon(cut.bite(message))
+        await cut.heal()
+        await alice.link.restore()
+        await soon(message.done.wait())
+        await soon(link.receiver.heard(message))
+        assert message.id in link.receiver.messages
 
 
 @in_event_loop

@@ -918,8 +918,140 @@ async def test_joining_and_replay_can_be_delayed(tmp_path: Path) -> None:
         assert later.id in rob.messages
 
 
+@in_event_loop
+async def test_message_that_is_broadcast_before_anybody_joins_is_not_seen(tmp_path: Path) -> None:
+    """Who would have joined then came too late, or not at all."""
+    async with hardened(tmp_path) as (running, here):
+        alice = await here.sender()
+        fault = running.server.delay_joining(alice.link, 1, 0.3)
+        await fault.begin()
+        await alice.connected(DEADLINE_SECONDS)
+        message = alice.post()
+        await running.store.wait_for(message)
+        assert not alice.has_heard(message)
+        with pytest.raises(NotSeen, match="nobody has joined"):
+            await soon(fault.bite(message))
+        assert alice.has_heard(message)
+        await fault.heal()
+        again = running.server.delay_joining(alice.link, 1, 0.1)
+        await again.begin()
+        await alice.connected(DEADLINE_SECONDS)
+        later = alice.post()
+        await seen(lambda: alice.has_heard(later), "its broadcast")
+        with pytest.raises(NotSeen, match=f"{later.id} was broadcast before anybody had joined"):
+            await soon(again.bite(later))
+        await again.heal()
+        assert (await soon(alice.send())).acknowledged
+
+
+@in_event_loop
+async def test_newcomer_that_has_its_rows_before_the_message_is_not_seen(tmp_path: Path) -> None:
+    """The delay was that of a later one to join: this one was sent the rows at once."""
+    async with hardened(tmp_path) as (running, here):
+        alice = await here.sender()
+        row = await soon(alice.send())
+        fault = running.server.delay_replay(alice.link, 5, 0.1)
+        await fault.begin()
+        await alice.connected(DEADLINE_SECONDS)
+        rita, _ = await here.receiver()
+        running.hear_of("rita")
+        await soon(rita.heard(row))
+        running.hear_of("rita", row.content)
+        message = await soon(alice.send())
+        with pytest.raises(NotSeen, match=f"rita was sent its rows before {message.id} was broadcast"):
+            await soon(fault.bite(message))
+        await fault.heal()
+        assert (await soon(alice.send())).acknowledged
+
+
+@asynccontextmanager
+async def tutorial(folder: Path) -> AsyncIterator[tuple[Running, Clients]]:
+    """The tutorial's server on Node, started."""
+    await asyncio.to_thread(node.modules)
+    async with (
+        serving(load("tutorial-node"), folder) as running,
+        clients(folder, running.port, store=running.store) as here,
+    ):
+        await running.server.start()
+        yield running, here
+
+
+@in_event_loop
+async def test_broadcast_is_delayed_and_others_overtake_it(tmp_path: Path) -> None:
+    """The row of the first is there before that of the second, and its broadcast comes behind it: answered, too."""
+    async with tutorial(tmp_path) as (running, here):
+        alice, bob = await here.sender(), await here.sender("bob")
+        rita, _ = await here.receiver()
+        fault = running.server.delay_broadcast(3)
+        await fault.begin()
+        for client in (alice, bob, rita):
+            await client.connected(DEADLINE_SECONDS)
+        message = alice.post()
+        await running.store.wait_for(message)
+        other = await soon(bob.send())
+        await soon(rita.heard(other))
+        evidence = await soon(fault.bite(message))
+        unanswered = f"a row is readable, and attempt 1 of {message.id} open is not answered"
+        assert evidence == f"its handler stood behind its INSERT: {unanswered}"
+        await soon(message.done.wait())
+        await soon(rita.heard(message))
+        assert message.answer_seconds[0] >= 3
+        assert [h.identity_in(RUN, event.content) for event in here.events(h.Received)] == [other.id, message.id]
+        rows = [h.identity_in(RUN, row.content) for row in await running.store.rows()]
+        assert rows == [message.id, other.id]
+        await fault.heal()
+        assert (await soon(alice.send())).answer_seconds[0] < 3
+        assert len(running.events(h.ServerStarted)) == 3
+
+
+@in_event_loop
+async def test_broadcast_of_a_message_that_was_answered_was_not_delayed(tmp_path: Path) -> None:
+    """The second message after the start is beyond the delay."""
+    async with tutorial(tmp_path) as (running, here):
+        alice, bob = await here.sender(), await here.sender("bob")
+        fault = running.server.delay_broadcast(3)
+        await fault.begin()
+        for client in (alice, bob):
+            await client.connected(DEADLINE_SECONDS)
+        first = bob.post()
+        await running.store.wait_for(first)
+        message = await soon(alice.send())
+        with pytest.raises(NotSeen, match="the message was acknowledged"):
+            await soon(fault.bite(message))
+        await fault.heal()
+        await soon(first.done.wait())
+        rows = [h.identity_in(RUN, row.content) for row in await running.store.rows()]
+        assert rows == [first.id, message.id]
+
+
+@in_event_loop
+async def test_broadcast_of_a_message_that_is_not_stored_was_not_delayed(tmp_path: Path) -> None:
+    """A message that has not reached the server does not stand behind its INSERT: not seen, at the deadline."""
+    async with tutorial(tmp_path) as (running, here):
+        running.store._patience_seconds = 0.1
+        alice = await here.sender()
+        fault = running.server.delay_broadcast(3)
+        await fault.begin()
+        await alice.connected(DEADLINE_SECONDS)
+        await alice.link.hold("upstream")
+        message = alice.post()
+        with pytest.raises(waiting.WaitTimeout, match="a row of"):
+            await soon(fault.bite(message))
+        await fault.heal()
+        await alice.link.restore()
+        await soon(message.done.wait())
+        assert message.answer_seconds[0] < 3
+
+
 @pytest.mark.parametrize(
-    ("what", "kind"), [("delay", "delay"), ("fail", "error"), ("delay_joining", "delay"), ("delay_replay", "delay")]
+    ("what", "kind"),
+    [
+        ("delay", "delay"),
+        ("fail", "error"),
+        ("delay_joining", "delay"),
+        ("delay_replay", "delay"),
+        ("delay_broadcast", "delay"),
+    ],
 )
 @in_event_loop
 async def test_point_that_the_target_does_not_have_is_an_error(what: str, kind: str, tmp_path: Path) -> None:
@@ -936,6 +1068,7 @@ async def test_point_that_the_target_does_not_have_is_an_error(what: str, kind: 
             "fail": ("nowhere",),
             "delay_joining": (alice.link, 1, 0.1),
             "delay_replay": (alice.link, 1, 0.1),
+            "delay_broadcast": (0.1,),
         }
         fault = getattr(running.server, what)(*arguments[what])
         with pytest.raises(TargetError, match=f"the target reference has no {kind} point '"):

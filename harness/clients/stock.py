@@ -22,11 +22,13 @@ import msgspec
 import socketio
 from socketio.exceptions import BadNamespaceError
 
+from harness import waiting
 from harness.clients import protocol as p
 from harness.clients.outbox import Outbox, Settled
 from harness.errors import root_cause
 
 _STOP_SECONDS = 1.0
+_LEFT = "the page was left"
 
 
 _encode = msgspec.json.encode
@@ -181,6 +183,8 @@ class Page:
         self._server_offset: object = 0
         self._received: set[object] = set()
         self._told_of = tries
+        self._online = False
+        self._unanswered: dict[tuple[str, int], None] = {}
         self._closing = False
         self._gone = False
         self._connected = asyncio.Event()
@@ -239,6 +243,9 @@ class Page:
     async def vanish(self) -> None:
         """End as a page or a program does: nothing is said to the server, the system closes the sockets."""
         self._gone = True
+        self._tell_disconnected(_LEFT)
+        for message, attempt in self._unanswered:
+            tell("info", message=message, attempt=attempt, reason=_LEFT, timed_out=False)
         self._client.reconnection = False
         tasks = list(self._tasks)
         for task in tasks:
@@ -255,8 +262,7 @@ class Page:
     async def _connect(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait((before,))
-        # Its events come before the library has ended what they are about.
-        await _forgiving(self._client.eio.wait())
+        await self._over()
         start = self.start
         try:
             await self._client.connect(
@@ -270,12 +276,24 @@ class Page:
         except Exception as error:  # also what the library lets through by mistake, where its user would see it too
             self._on_connect_error(str(error) or repr(error))
 
+    async def _over(self) -> None:
+        """Wait until the library has ended what its events are about: they come before."""
+        await _forgiving(self._client.eio.wait())
+        # Whoever of the library disconnects waits for the same, and can be the next to know of it.
+        with contextlib.suppress(waiting.WaitTimeout):
+            await waiting.until(
+                lambda: self._client.eio.state != "disconnecting",
+                awaited="the connection to have ended",
+                timeout_seconds=_STOP_SECONDS,
+                interval_seconds=0.001,
+            )
+
     async def _disconnect(self) -> None:
         connected, self._closing = self._client.connected, True
         await _forgiving(self._client.shutdown())
         self._closing = False
         if connected:
-            tell("disconnected", connection=self.tries, reason="client disconnect")
+            self._tell_disconnected("client disconnect")
 
     def _url(self) -> str:
         """The library asks for it at the beginning of each try."""
@@ -301,6 +319,7 @@ class Page:
         if self._gone:
             return
         self._told_of = self.tries
+        self._online = True
         tell("connected", connection=self.tries)
         self._connected.set()
         self._tell_wire()
@@ -326,7 +345,12 @@ class Page:
     def _on_disconnect(self, reason: object) -> None:
         self._connected.clear()
         if not self._closing and not self._gone:
-            tell("disconnected", connection=self.tries, reason=str(reason))
+            self._tell_disconnected(str(reason))
+
+    def _tell_disconnected(self, reason: str) -> None:
+        if self._online:
+            self._online = False
+            tell("disconnected", connection=self.tries, reason=reason)
 
     def _tell_wire(self) -> None:
         now = (self._wire.sent, self._wire.poll_pending or self._client.transport() == "websocket")
@@ -382,16 +406,19 @@ class Page:
 
         def acknowledge(*_: object) -> None:
             if not self._gone:
+                self._unanswered.pop((post.message, attempt), None)
                 tell("ok", message=post.message, attempt=attempt, late=over)
                 answered.set()
 
         if not await self._emit(post, offset, acknowledge):
             return False
+        self._unanswered[post.message, attempt] = None
         seconds = self.start.ack_timeout_seconds
         try:
             await asyncio.wait_for(answered.wait(), seconds)
         except TimeoutError:
             over = True
+            self._unanswered.pop((post.message, attempt), None)
             tell("info", message=post.message, attempt=attempt, reason=f"no answer in {seconds:g} s", timed_out=True)
             return False
         return True

@@ -77,9 +77,8 @@ def broken(findings: dict[str, Finding]) -> list[str]:
 
 
 WORKER = (sys.executable, "-m", "harness.clients.worker")
-# What python-socketio itself is the reason of: a `call` hears of the end of its connection only by its own timeout, and
-# a `disconnect` waits for what the server has to say to it.
-STOCK_BREAKS = {"cut", "reload-midway"}
+# What python-socketio itself is the reason of: a `call` hears of the end of its connection only by its own timeout.
+STOCK_BREAKS = {"cut"}
 
 
 @pytest.mark.parametrize("part", range(4))

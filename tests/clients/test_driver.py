@@ -225,6 +225,8 @@ GONE = p.Disconnected(connection=1, reason="gone")
 INVOKE = p.Invoke(message=FIRST, offset="given")
 ATTEMPT = p.Attempt(message=FIRST, attempt=1, offset="given", connection=1)
 OK = p.Ok(message=FIRST, attempt=1)
+POLLS = p.Wire(connection=1, sent=0, poll_pending=True)
+ENDED = p.Wire(connection=1, sent=0, poll_pending=False)
 Lines = Sequence[p.AnyTold | str]
 
 
@@ -412,6 +414,31 @@ async def test_wire_counts_the_bytes_of_its_connection(tmp_path: Path) -> None:
         assert (connection.bytes_sent, connection.poll_pending, connection.last_unit_bytes) == (60, True, 50)
         assert connection.bytes_by_wire == [(60, 7)]
         assert (message.emitted_on, message.bytes_before) == (connection, 10)
+
+
+@pytest.mark.parametrize(
+    ("connect", "upgraded"),
+    [
+        ([], False),
+        ([CONNECTED], True),
+        ([CONNECTED, POLLS, ENDED], False),
+        ([ENDED, CONNECTED], False),
+        ([CONNECTED, ENDED, POLLS], False),
+        ([CONNECTED, ENDED, GONE, p.Connected(connection=2)], True),
+        ([CONNECTED, GONE], False),
+    ],
+    ids=["no", "silent", "polling", "polled", "polling-again", "next", "gone"],
+)
+@in_event_loop
+async def test_sender_has_upgraded_where_no_poll_has_ended_on_its_connection(
+    connect: Lines, upgraded: bool, tmp_path: Path
+) -> None:
+    """Neither without a connection nor after the end of a poll, whatever follows on that connection."""
+    last: Lines = [p.Received(content=FIRST, server_offset=1)]
+    async with playing(tmp_path, connect=connect, disconnect=last) as (_, alice):
+        alice.disconnect()
+        await seen(lambda: FIRST in alice._heard, "the last line")
+        assert alice.has_upgraded is upgraded
 
 
 @contextlib.asynccontextmanager

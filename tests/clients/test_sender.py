@@ -991,6 +991,29 @@ async def test_idle_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # -- what faults see ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("transport", "allowed", "upgraded"),
+    [("websocket", True, True), ("polling", True, False), ("upgrade", True, True), ("upgrade", False, False)],
+)
+@in_event_loop
+async def test_sender_has_upgraded_where_it_is_connected_over_websocket(
+    transport: str, allowed: bool, upgraded: bool, tmp_path: Path
+) -> None:
+    """From the beginning or since its upgrade, and neither without a connection nor where nobody offers an upgrade."""
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        server.io.eio.allow_upgrades = allowed
+        alice = await here.sender()
+        assert alice.has_upgraded is upgraded
+        await soon(alice.send())
+        assert alice.has_upgraded is upgraded
+        await alice.link.close()
+        await here.recorded(h.Disconnected)
+        assert not alice.has_upgraded
+        await alice.link.restore()
+        await alice.connected(DEADLINE_SECONDS)
+        assert alice.has_upgraded is upgraded
+
+
 @in_event_loop
 async def test_left_tells_the_bytes_of_the_message(tmp_path: Path) -> None:
     """A message has left when its frame has, whole, whether or not the link lets it pass."""

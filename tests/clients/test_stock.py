@@ -187,10 +187,13 @@ async def test_unknown_policy_is_an_error() -> None:
         assert "retries=3" in (await alice.heard("error"))["reason"]
 
 
-@pytest.mark.parametrize(("style", "told", "offset"), [("tutorial", [2, 2, 1], 1), ("hardened", [2, 1], 2)])
+@pytest.mark.parametrize(
+    ("style", "told", "offset"),
+    [("tutorial", [2, 2, 1], 1), ("hardened", [2, 1], 2), ("forgetful", [2, 2, 1], 0)],
+)
 @in_event_loop
 async def test_receiver_keeps_an_offset(style: str, told: list[int], offset: int) -> None:
-    """The tutorial's is that of the latest event; a hardened one has no repeats and keeps the highest."""
+    """The tutorial's is that of the latest event; a hardened one has no repeats and keeps the highest; or it is 0."""
     async with chatting() as server, tapped(server.port) as tap, driver() as rita:
         rita.tell("receive", broadcast=EVENT, style=style)
         rita.connect(tap.port, ["websocket"])
@@ -226,6 +229,45 @@ async def test_reload_forgets_all_but_the_outbox(tmp_path: Path) -> None:
         assert {offset for _, offset in server.received} == {alice.events("invoke")[0]["offset"]}
         alice.post("m-2", None)
         assert (await alice.heard("invoke", 2))["offset"].endswith("-0")
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+@in_event_loop
+async def test_reload_tells_the_end_of_what_it_leaves(transport: str) -> None:
+    """The connection ends, and of the attempts on it the one without an answer, before the next connection is there."""
+    async with chatting() as server, driver() as alice:
+        alice.connect(server.port, [transport])
+        await alice.heard("connected")
+        alice.post("m-1", "o-1")
+        await alice.heard("settled")
+        server.answer = server.forget
+        alice.post("m-2", "o-2")
+        await alice.heard("attempt", 2)
+        alice.tell("reload")
+        assert (await alice.heard("disconnected"))["connection"] == 1
+        assert (await alice.heard("connected", 2))["connection"] == 2
+        assert alice.story("m-1")[1:] == ["attempt 1", "ok 1 False", "settled acknowledged"]
+        assert alice.story("m-2") == ["invoke", "attempt 1", "info 1"]
+        assert not alice.events("info")[0]["timed_out"]
+        ends = [line["event"] for line in alice.told if line["event"] in ("connected", "disconnected", "info")]
+        assert ends == ["connected", "disconnected", "info", "connected"]
+
+
+@in_event_loop
+async def test_reload_tells_no_end_of_what_has_ended() -> None:
+    """An attempt that has timed out is over, and so is a connection that the server has closed."""
+    async with chatting() as server, driver() as alice:
+        server.answer = server.forget
+        alice.connect(server.port, ["websocket"], "once")
+        await alice.heard("connected")
+        alice.post("m-1", "o-1")
+        await alice.heard("info")
+        await server.dismiss()
+        await alice.heard("disconnected")
+        alice.tell("reload")
+        await alice.heard("connected", 2)
+        assert len(alice.events("disconnected")) == 1
+        assert alice.story("m-1") == ["invoke", "settled handed-over", "attempt 1", "info 1"]
 
 
 @pytest.mark.parametrize(("transport", "least", "most"), [("websocket", 0, 1.5), ("polling", 1, DEADLINE_SECONDS)])
