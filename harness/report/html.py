@@ -108,18 +108,14 @@ class View(msgspec.Struct, frozen=True):
 def render(run: RunFolder, summary: Summary) -> bytes:
     """The content of index.html."""
     views = _views(run.path, summary)
+    return page("index.html", plan=run.plan, summary=summary, views=views, words=tuple(reversed(WEIGHT)))
+
+
+def page(template: str, **values: object) -> bytes:
+    """A page of our style, and without requests, from one of the templates."""
     style, script = _asset("style.css"), _asset("script.js")
-    page = _environment.get_template("index.html").render(
-        plan=run.plan,
-        summary=summary,
-        views=views,
-        words=tuple(reversed(WEIGHT)),
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-    )
-    return page.encode()
+    hashes = {"style_hash": _hash(style), "script_hash": _hash(script)}
+    return _environment.get_template(template).render(style=style, script=script, **hashes, **values).encode()
 
 
 def _finalize(value: object) -> object:

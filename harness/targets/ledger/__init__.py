@@ -1,7 +1,7 @@
 """The ledger: servers and clients that are broken on purpose, and the anomaly that each must be caught with.
 
-Each entry is a folder with `target.toml` and `server.py`: a server that is right but for the one mistake that its
-docstring names. What it claims is what it would keep without that mistake. The entries whose mistake is one of the
+Each entry is a folder with `target.toml` and `server.py` or `client.py`, which is right but for the one mistake that
+its docstring names. What it claims is what it would keep without that mistake. The entries whose mistake is one of the
 store promise nothing to receivers, so that a row that is lost, doubled or late counts once, in the store.
 
 Plain data: it imports nothing of the harness, as the servers beside it run with this package and without that.
@@ -16,8 +16,8 @@ Hop = Literal["client", "link", "server", "store", "receiver"]
 class Entry(NamedTuple):
     """One broken server or client. `case` is the scenario that has to catch it, by its id; others may, too.
 
-    `anomaly` is the kind that this case has to show, and no other. `hop` is where messages go wrong: in the client, with
-    the connection, in the server, in the store, or on the way to the receivers.
+    `anomaly` is the kind that this case has to show, and no other. `hop` is where messages go wrong: in the client,
+    with the connection, in the server, in the store, or on the way to the receivers.
     """
 
     name: str
@@ -276,8 +276,8 @@ ENTRIES = (
         hop="client",
         case="client-frozen-python-websocket",
         mistake="A client makes a new offset for each try, so that the server cannot know a resend.",
-        why="The client stands still for longer than its ack timeout, and the server has stored the message by then: the"
-        " resend is another message for it.",
+        why="The client stands still for longer than its ack timeout, and the server has stored the message by then:"
+        " the resend is another message for it.",
     ),
     Entry(
         name="offset_before_connect",
@@ -285,8 +285,8 @@ ENTRIES = (
         hop="client",
         case="client-early-python-websocket",
         mistake="A client makes offsets of its connection's id, which before the first connection is `undefined`.",
-        why="Two clients are each given a message before they are connected: both have the offset `undefined-0`, and the"
-        " second is acknowledged as stored already.",
+        why="Two clients are each given a message before they are connected: both have the offset `undefined-0`, and"
+        " the second is acknowledged as stored already.",
     ),
     Entry(
         name="timeout_is_failure",

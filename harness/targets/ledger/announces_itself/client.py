@@ -1,7 +1,7 @@
 """Mistake: sends messages that nobody has posted.
 
-So that the others see who is there, the client says hello whenever it connects. It does so as any message is sent, with an
-identity from the same generator, and the server keeps it as what its user has said.
+So that the others see who is there, the client says hello whenever it connects. It does so as any message is sent, with
+an identity from the same generator, and the server keeps it as what its user has said.
 """
 
 from ..client import Client, Post

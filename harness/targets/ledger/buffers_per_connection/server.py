@@ -1,7 +1,7 @@
 """Mistake: throws away what a connection has left behind when it ends.
 
-Each connection has a buffer, which is acknowledged at once and written twice a second: one commit for many messages. When
-a connection ends its state is cleaned up, and the buffer with it. Nothing is lost as long as the network holds.
+Each connection has a buffer, which is acknowledged at once and written twice a second. When a connection ends its state
+is cleaned up, and the buffer with it. Nothing is lost as long as the network holds.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Mistake: takes a timeout for a failure.
 
-No answer within the ack timeout was logged as "not sent", and the user told so. Only the answer was missing: the message
-may be on its way, or in the database already.
+No answer within the ack timeout was logged as "not sent", and the user told so. Only the answer was missing: the
+message may be on its way, or in the database already.
 """
 
 from ..client import Client, Post
