@@ -2,7 +2,8 @@
 
 Each entry of the ledger, a server or client that is broken on purpose, has to be caught with its own anomaly. By
 default it meets the one scenario case that has to catch it; with `--full` all scenarios, and after the entries correct
-servers, which must never be accused. Each run is a pytest of its own, in a folder of its own; what is said is read from there.
+servers, which must never be accused. Each run is a pytest of its own, in a folder of its own, from which its outcome is
+read.
 """
 
 import argparse
@@ -341,12 +342,13 @@ def judge(entry: Entry, left: Left, *, full: bool) -> Tried:
     word: Word = "error"
     why = left.problem or ""
     shown: list[Shown] = []
+    unjudged: list[str] = []
     caught: Shown | None = None
     if left.summary is not None and not why:
-        told_of = left.summary.scenarios
+        unjudged = [scenario.id for scenario in left.summary.scenarios if scenario.verdict == "error"]
         shown = [
             Shown(scenario.id, kinds, round(left.ended.get(scenario.id, left.seconds), 1))
-            for scenario in told_of
+            for scenario in left.summary.scenarios
             if (kinds := _kinds(scenario, entry.anomaly))
         ]
         shown.sort(key=lambda each: each.seconds)
@@ -364,13 +366,14 @@ def judge(entry: Entry, left: Left, *, full: bool) -> Tried:
         by=caught.case if caught else None,
         report=left.report,
         shown=shown,
+        unjudged=unjudged,
     )
 
 
 def _judged(entry: Entry, summary: Summary, shown: Sequence[Shown], *, full: bool) -> tuple[Word, str]:
-    if (failed := next((each for each in summary.scenarios if each.verdict == "error"), None)) is not None:
-        return "error", f"{failed.id}: {failed.why}"
     expected = next((each for each in summary.scenarios if each.id == entry.case), None)
+    if expected is not None and expected.verdict == "error":
+        return "error", f"{expected.id}: {expected.why}"
     if expected is None:
         omitted = next((each for each in (*summary.not_offered, *summary.missing) if each.id == entry.case), None)
         if omitted is not None:
@@ -411,6 +414,10 @@ def judge_correct(name: str, number: int, left: Left) -> Round:
 def progress(tried: Tried) -> str:
     """One line on an entry that was tried."""
     what = f"{tried.anomaly}, by {tried.by}" if tried.by else tried.why
+    if len(tried.shown) > 1:
+        what += f", the first of {len(tried.shown)} cases"
+    if tried.unjudged and tried.word == "caught":
+        what += f", {times(len(tried.unjudged), 'other case')} in error"
     return one_line(f"{tried.word:<8}  {tried.entry}  ({what}, {tried.seconds:.1f} s)")
 
 

@@ -21,7 +21,7 @@ from harness.report.diff import Diff
 from harness.report.run import HISTORY, RunFolder
 from harness.report.story import Story, Told
 from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
-from harness.report.text import anchor, body, one_line, ranges, times, visible
+from harness.report.text import anchor, body, in_code, one_line, ranges, times, visible
 from harness.report.timeline import Mark, Timeline
 from harness.scenario import PAIRS, ControlResult, shown_by_pair
 
@@ -143,7 +143,9 @@ def _make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(body=body, in_words=diff.summary, times=times, controls_in_short=_controls_in_short)
+    environment.filters.update(
+        body=body, in_code=in_code, in_words=diff.summary, times=times, controls_in_short=_controls_in_short
+    )
     environment.globals.update(symbols=SYMBOLS, keys=timeline.KEYS, pairs=PAIRS, folded=folded)
     return environment
 

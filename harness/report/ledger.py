@@ -27,7 +27,7 @@ CLASSES: Final[dict[Word | RoundWord, str]] = {
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """A case that is red on an entry: the anomalies that it showed, and when, from the start of its pytest."""
+    """A case in which an entry showed anomalies: which, and when it ended, from the start of its pytest."""
 
     case: str
     anomalies: list[str]
@@ -37,7 +37,8 @@ class Shown(msgspec.Struct, frozen=True):
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one entry. `case` has to catch it; `by` is the first that did, after so many `seconds`.
 
-    `report` is the folder of its run, from that of the ledger; `shown` are all cases that are red on it.
+    `report` is the page of its run, from the folder of the ledger; `shown` are all cases in which it showed anomalies,
+    the first of them first, and `unjudged` those that ended in an error: a broken server may let a control hang.
     """
 
     entry: str
@@ -51,6 +52,7 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     by: str | None = None
     report: str | None = None
     shown: list[Shown] = []
+    unjudged: list[str] = []
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):

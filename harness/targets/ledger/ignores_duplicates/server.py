@@ -1,7 +1,8 @@
 """Mistake: does not answer a message that it knows.
 
 A message that is there already is logged and ignored, like any other error of its insert. Its sender has lost the
-answer to the first attempt, so it is told nothing for ever: it tries until it gives up, and reports a failure that is none.
+answer to the first attempt, so it is told nothing for ever: it tries until it gives up, and reports a failure that is
+none.
 """
 
 import sqlite3
