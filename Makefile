@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 RUNS ?= 20
+ROUNDS ?= 20
 READY := $(VENV)/.ready
 
-.PHONY: scenarios node sweep soak test lint bench clean
+.PHONY: scenarios node sweep soak ledger ledger-full test lint bench clean
 
 # Three workers on two cores: a good part of a scenario is waiting for timeouts and restarts.
 scenarios: $(READY)
@@ -31,6 +32,14 @@ sweep: $(READY)
 # The same as `make scenarios`, RUNS times in a row, each with a new seed; then a table of what was not kept each time.
 soak: $(READY)
 	$(VENV)/bin/python -m harness soak --runs $(RUNS)
+
+# Every server and client that is broken on purpose, against the case that has to catch it; red when one is not caught.
+ledger: $(READY)
+	$(VENV)/bin/python -m harness ledger
+
+# The same against all scenarios, and ROUNDS times all scenarios on each correct server; takes hours, and says how many.
+ledger-full: $(READY)
+	$(VENV)/bin/python -m harness ledger --full --rounds $(ROUNDS)
 
 test: $(READY)
 	$(VENV)/bin/pytest tests -n 3 --dist worksteal -q

@@ -1,4 +1,4 @@
-"""`python -m harness`: `setup`, `recheck` and `render` saved runs, `soak`, `conformance` of a driver, `export`."""
+"""`python -m harness`: `setup`, `recheck` and `render` saved runs, `soak`, `ledger`, `conformance`, `export`."""
 
 import argparse
 import asyncio
@@ -12,10 +12,11 @@ from typing import get_args
 
 import msgspec
 
-from harness import export, install, node, reaper, repeat, report, soak
+from harness import export, install, ledger, node, reaper, repeat, report, soak
 from harness.clients import conformance
 from harness.errors import HarnessError
 from harness.history import Policy
+from harness.report import ledger as ledger_report
 from harness.report import run, summary, terminal
 from harness.report.run import RunFolder
 from harness.report.text import one_line
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", metavar="RUN", help=_RUN_HELP)
         sub.set_defaults(act=_on_saved(command))
     soak.add_parser(commands)
+    ledger.add_parser(commands)
     what = "write a folder that reproduces a known defect without this harness, fit for a report to its project"
     sub = commands.add_parser("export", help=what, description=what)
     sub.add_argument("defect", metavar="DEFECT", help=f"one of {', '.join(export.known())}")
@@ -115,8 +117,11 @@ def check_conformance(command: Sequence[str], policy: Policy) -> int:
 
 
 def render(folder: Path) -> int:
-    """Write the report of a run again."""
-    report.write(folder)
+    """Write the report of a run, or the page of a ledger, again."""
+    if (folder / ledger_report.FILE).exists():
+        ledger_report.write(folder)
+    else:
+        report.write(folder)
     sys.stdout.write(f"{folder / 'index.html'}\n")
     return 0
 

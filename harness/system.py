@@ -284,10 +284,18 @@ class System:
             WaitTimeout: it could not connect.
             ClientError: it cannot be started.
         """
-        command = self._kind.command or self.target.client.command
-        sender = await self._driver(name, command, self._run.policy, None)
+        sender = await self.absent_process_sender(name)
         await sender.connected(self._patience_seconds)
         return sender
+
+    async def absent_process_sender(self, name: str) -> DriverSender:
+        """The same, on its way to be connected: nobody waits for that.
+
+        Raises:
+            ClientError: it cannot be started.
+        """
+        command = self._kind.command or self.target.client.command
+        return await self._driver(name, command, self._run.policy, None)
 
     async def _driver(
         self, name: str, command: Sequence[str], policy: h.Policy, offsets: Offsets | None

@@ -30,6 +30,15 @@ async def test_message_of_a_client_that_stood_still_is_stored_once(system: Syste
     await alice.send()
 
 
+@scenario(family="client", variants={"early": {}}, transports=["websocket"])
+async def test_messages_posted_before_the_first_connection_are_stored_once(system: System) -> None:
+    """What two clients are given before either has been connected, and what follows it, is stored once, in order."""
+    for name in ("alice", "bob"):
+        sender = await system.absent_process_sender(name)
+        sender.post()
+        await sender.send()
+
+
 @scenario(family="client", controls=["once"], variants={"patient": {}}, transports=["websocket"])
 async def test_messages_of_a_patient_client_are_stored_once_in_order(system: System) -> None:
     """A client whose message is refused for several ack timeouts neither drops it nor lets the next one overtake it."""

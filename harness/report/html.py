@@ -21,7 +21,7 @@ from harness.report.diff import Diff
 from harness.report.run import HISTORY, RunFolder
 from harness.report.story import Story, Told
 from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
-from harness.report.text import anchor, body, one_line, ranges, times, visible
+from harness.report.text import anchor, body, in_code, one_line, ranges, times, visible
 from harness.report.timeline import Mark, Timeline
 from harness.scenario import PAIRS, ControlResult, shown_by_pair
 
@@ -108,18 +108,14 @@ class View(msgspec.Struct, frozen=True):
 def render(run: RunFolder, summary: Summary) -> bytes:
     """The content of index.html."""
     views = _views(run.path, summary)
+    return page("index.html", plan=run.plan, summary=summary, views=views, words=tuple(reversed(WEIGHT)))
+
+
+def page(template: str, **values: object) -> bytes:
+    """A page of our style, and without requests, from one of the templates."""
     style, script = _asset("style.css"), _asset("script.js")
-    page = _environment.get_template("index.html").render(
-        plan=run.plan,
-        summary=summary,
-        views=views,
-        words=tuple(reversed(WEIGHT)),
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-    )
-    return page.encode()
+    hashes = {"style_hash": _hash(style), "script_hash": _hash(script)}
+    return _environment.get_template(template).render(style=style, script=script, **hashes, **values).encode()
 
 
 def _finalize(value: object) -> object:
@@ -147,7 +143,9 @@ def _make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(body=body, in_words=diff.summary, times=times, controls_in_short=_controls_in_short)
+    environment.filters.update(
+        body=body, in_code=in_code, in_words=diff.summary, times=times, controls_in_short=_controls_in_short
+    )
     environment.globals.update(symbols=SYMBOLS, keys=timeline.KEYS, pairs=PAIRS, folded=folded)
     return environment
 

@@ -1,7 +1,7 @@
 """The ledger: servers and clients that are broken on purpose, and the anomaly that each must be caught with.
 
-Each entry is a folder with `target.toml` and `server.py`: a server that is right but for the one mistake that its
-docstring names. What it claims is what it would keep without that mistake. The entries whose mistake is one of the
+Each entry is a folder with `target.toml` and `server.py` or `client.py`, which is right but for the one mistake that
+its docstring names. What it claims is what it would keep without that mistake. The entries whose mistake is one of the
 store promise nothing to receivers, so that a row that is lost, doubled or late counts once, in the store.
 
 Plain data: it imports nothing of the harness, as the servers beside it run with this package and without that.
@@ -10,31 +10,19 @@ Plain data: it imports nothing of the harness, as the servers beside it run with
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-Family = Literal[
-    "baseline",
-    "cut",
-    "ack-lost",
-    "kill",
-    "crash",
-    "restart",
-    "lock",
-    "disk",
-    "freeze",
-    "pause",
-    "stream",
-    "pair",
-    "at-most-once",
-    "retries",
-    "client",
-]
+Hop = Literal["client", "link", "server", "store", "receiver"]
 
 
 class Entry(NamedTuple):
-    """One broken server. `case` is the scenario that has to catch it, by its id; others may, too."""
+    """One broken server or client. `case` is the scenario that has to catch it, by its id; others may, too.
+
+    `anomaly` is the kind that this case has to show, and no other. `hop` is where messages go wrong: in the client,
+    with the connection, in the server, in the store, or on the way to the receivers.
+    """
 
     name: str
     anomaly: str
-    family: Family
+    hop: Hop
     case: str
     mistake: str
     why: str
@@ -49,7 +37,7 @@ ENTRIES = (
     Entry(
         name="acknowledges_before_commit",
         anomaly="lost",
-        family="pair",
+        hop="server",
         case="pair-lock-kill-python-websocket",
         mistake="The insert runs in a background task that nobody waits for; the acknowledgement leaves at once.",
         why="The lock is held before the message is posted and outlasts the insert's 0.2 s of waiting: acknowledged at"
@@ -58,7 +46,7 @@ ENTRIES = (
     Entry(
         name="acknowledges_any_error",
         anomaly="lost",
-        family="pair",
+        hop="store",
         case="pair-lock-cut-python-websocket",
         mistake="`except sqlite3.Error` was meant for the unique constraint and acknowledges every other error too.",
         why="The lock outlasts the insert's 0.2 s of waiting: OperationalError, acknowledged, no row, no resend.",
@@ -66,7 +54,7 @@ ENTRIES = (
     Entry(
         name="swallows_lock",
         anomaly="lost",
-        family="lock",
+        hop="store",
         case="lock-long-python-websocket",
         mistake="A helper suppresses `database is locked`, tries three times and returns as if the row were stored.",
         why="The lock outlasts three tries of 0.2 s: acknowledged within the ack timeout of 1 s, no row, no resend.",
@@ -74,7 +62,7 @@ ENTRIES = (
     Entry(
         name="no_unique_constraint",
         anomaly="duplicate",
-        family="ack-lost",
+        hop="store",
         case="ack-lost-one-python-websocket",
         mistake="The table has no unique constraint on the offset that the handler relies on.",
         why="The row is there and its acknowledgement was cut, so the sender resends, and every resend is a new row.",
@@ -82,7 +70,7 @@ ENTRIES = (
     Entry(
         name="deduplicates_in_memory",
         anomaly="duplicate",
-        family="crash",
+        hop="server",
         case="crash-after-commit-python-websocket",
         mistake="The offsets that were seen are kept in a set, which is empty after a restart.",
         why="The row is there and the server killed before the acknowledgement passed: the resend meets an empty set."
@@ -91,7 +79,7 @@ ENTRIES = (
     Entry(
         name="deduplicates_per_connection",
         anomaly="duplicate",
-        family="ack-lost",
+        hop="link",
         case="ack-lost-one-python-websocket",
         mistake="The offset is unique within a connection only.",
         why="The row is there and its acknowledgement was cut: the resend comes on a new connection, with a new sid.",
@@ -99,7 +87,7 @@ ENTRIES = (
     Entry(
         name="task_per_event",
         anomaly="reordered",
-        family="baseline",
+        hop="server",
         case="baseline-pipelined-python-websocket",
         mistake="Each event is a task of its own, and moderation before the insert takes longer for longer messages.",
         why="Pipelined on one connection, 1 ms of moderation per character, at most 300: a message overtakes the one"
@@ -108,7 +96,7 @@ ENTRIES = (
     Entry(
         name="truncates_content",
         anomaly="corrupted",
-        family="baseline",
+        hop="store",
         case="baseline-one-python-websocket",
         mistake="The content is cut to 255 characters before it is stored, and acknowledged.",
         why="Every message of more than 255 characters is stored short, without any fault.",
@@ -116,7 +104,7 @@ ENTRIES = (
     Entry(
         name="broadcasts_before_commit",
         anomaly="repeated",
-        family="pair",
+        hop="receiver",
         case="pair-lock-cut-python-websocket",
         mistake="Everybody is told before the row is written, under an id from the clock.",
         why="The lock makes the first attempt's insert fail after its broadcast, and each later attempt broadcasts"
@@ -125,7 +113,7 @@ ENTRIES = (
     Entry(
         name="replay_skips",
         anomaly="missed",
-        family="ack-lost",
+        hop="receiver",
         case="ack-lost-one-python-websocket",
         mistake="The replay selects `id > serverOffset + 1`.",
         why="The row is stored while the second receiver is cut off, and is the first one after its offset: the replay"
@@ -134,7 +122,7 @@ ENTRIES = (
     Entry(
         name="gives_up_silently",
         anomaly="silent_drop",
-        family="client",
+        hop="client",
         case="client-patient-python-websocket",
         mistake="A client drops a message after three tries, tells nobody, and sends the next one.",
         why="The lock outlasts three ack timeouts: the message is dropped, and the one after it is stored and"
@@ -143,7 +131,7 @@ ENTRIES = (
     Entry(
         name="sends_ahead",
         anomaly="reordered",
-        family="client",
+        hop="client",
         case="client-patient-python-websocket",
         mistake="A client sends each message in a task of its own, again and again, and waits for none of them.",
         why="The lock ends between two sends of the first message: the one that is posted then is stored before it.",
@@ -151,7 +139,7 @@ ENTRIES = (
     Entry(
         name="forgets_too_soon",
         anomaly="duplicate",
-        family="freeze",
+        hop="server",
         case="freeze-downstream-python-websocket",
         mistake="The table of offsets that were seen forgets each after half an ack timeout.",
         why="The answer is held for 1.2 ack timeouts, so the resend comes one ack timeout after the row: its offset has"
@@ -160,7 +148,7 @@ ENTRIES = (
     Entry(
         name="remembers_few",
         anomaly="duplicate",
-        family="stream",
+        hop="server",
         case="stream-latency-5-python-websocket",
         mistake="Only the 30 offsets that were stored last are remembered, and no constraint stands behind them.",
         why="While the first sender waits one ack timeout for its answer, the four others have about 100 stored:"
@@ -169,7 +157,7 @@ ENTRIES = (
     Entry(
         name="writes_behind",
         anomaly="lost",
-        family="stream",
+        hop="server",
         case="stream-kills-1-python-websocket",
         mistake="Messages are acknowledged when they are in memory, and written together once a second.",
         why="The first 51 messages take much less than that second: the kill finds nearly all of them in memory,"
@@ -178,7 +166,7 @@ ENTRIES = (
     Entry(
         name="requeues_failed_batch",
         anomaly="reordered",
-        family="stream",
+        hop="server",
         case="stream-locks-5-python-websocket",
         mistake="A batch that fails goes to the end of the queue, behind messages that were acknowledged meanwhile.",
         why="The lock outlasts the 0.2 s of waiting of a batch, and in these the other senders, acknowledged by the"
@@ -187,7 +175,7 @@ ENTRIES = (
     Entry(
         name="retries_by_itself",
         anomaly="reordered",
-        family="at-most-once",
+        hop="server",
         case="at-most-once-lock-python-websocket",
         mistake="The handler tries a message that failed again a second later, and later messages do not wait for it.",
         why="The lock is over half an ack timeout after the message and 0.7 s before its second try, and the next"
@@ -196,7 +184,7 @@ ENTRIES = (
     Entry(
         name="checks_then_inserts",
         anomaly="duplicate",
-        family="pause",
+        hop="store",
         case="pause-short-python-websocket",
         mistake="The handler selects the offset, awaits something for 50 ms, and inserts without a constraint.",
         why="Paused for two ack timeouts, the server finds the message and its resends in one read: all of them ask"
@@ -205,7 +193,7 @@ ENTRIES = (
     Entry(
         name="worker_dies",
         anomaly="stuck",
-        family="pair",
+        hop="server",
         case="pair-lock-cut-python-websocket",
         mistake="The one worker that stores everything ends with the first error of the database.",
         why="The lock outlasts the insert's 0.2 s of waiting: the worker is gone, and neither a resend nor a new"
@@ -214,7 +202,7 @@ ENTRIES = (
     Entry(
         name="leaves_transaction_open",
         anomaly="lost",
-        family="ack-lost",
+        hop="store",
         case="ack-lost-one-python-websocket",
         mistake="The early return for a duplicate skips the end of its transaction, and no later commit is one.",
         why="The acknowledgement is lost and the resend a duplicate: what the sender sends behind it is"
@@ -223,7 +211,7 @@ ENTRIES = (
     Entry(
         name="exits_on_store_error",
         anomaly="crashed",
-        family="pair",
+        hop="server",
         case="pair-lock-restart-python-websocket",
         mistake="Every error of the database but the unique constraint ends the process.",
         why="The lock outlasts the insert's 0.2 s of waiting: the server exits before it is restarted. The restart"
@@ -232,7 +220,7 @@ ENTRIES = (
     Entry(
         name="caches_answers_too_early",
         anomaly="lost",
-        family="disk",
+        hop="server",
         case="disk-full-python-websocket",
         mistake="The answer is cached before the commit, and stays in the cache when the commit fails.",
         why="The first attempt finds no space and is rolled back, unanswered; the resend one ack timeout later is"
@@ -241,7 +229,7 @@ ENTRIES = (
     Entry(
         name="broadcasts_no_resend",
         anomaly="missed",
-        family="lock",
+        hop="receiver",
         case="lock-exclusive-python-websocket",
         mistake="A message that was tried before is not broadcast, whether it was stored then or not.",
         why="The lock outlasts the first attempt's 0.2 s of waiting, and a resend is stored: the receiver that nobody"
@@ -250,7 +238,7 @@ ENTRIES = (
     Entry(
         name="replays_one_page",
         anomaly="missed",
-        family="stream",
+        hop="receiver",
         case="stream-latency-5-python-websocket",
         mistake="The replay has a limit of 30 rows, and nothing asks for the next ones.",
         why="While the first sender waits for its late answer the four others have about 100 messages stored, and the"
@@ -259,7 +247,7 @@ ENTRIES = (
     Entry(
         name="previews_first",
         anomaly="misordered",
-        family="baseline",
+        hop="receiver",
         case="baseline-one-python-websocket",
         mistake="Each message is broadcast in a background task of its own, after a look-up.",
         why="The look-up takes 1 ms per character, at most 300: among messages of all kinds that follow each other"
@@ -268,7 +256,7 @@ ENTRIES = (
     Entry(
         name="waits_for_dead_lease",
         anomaly="slow_recovery",
-        family="pair",
+        hop="server",
         case="pair-blackhole-kill-python-websocket",
         mistake="After a kill the server waits until the lease of its dead predecessor has run out.",
         why="The lease of 5 s was prolonged when the message before was stored, about a second before the restarted"
@@ -277,9 +265,69 @@ ENTRIES = (
     Entry(
         name="shortens_broadcasts",
         anomaly="corrupted",
-        family="baseline",
+        hop="receiver",
         case="baseline-one-python-websocket",
         mistake="Live broadcasts carry the first 60 characters of a message; the rows are whole.",
         why="Every receiver that is connected gets a long message short, without any fault.",
+    ),
+    Entry(
+        name="new_offset_per_retry",
+        anomaly="duplicate",
+        hop="client",
+        case="client-frozen-python-websocket",
+        mistake="A client makes a new offset for each try, so that the server cannot know a resend.",
+        why="The client stands still for longer than its ack timeout, and the server has stored the message by then:"
+        " the resend is another message for it.",
+    ),
+    Entry(
+        name="offset_before_connect",
+        anomaly="lost",
+        hop="client",
+        case="client-early-python-websocket",
+        mistake="A client makes offsets of its connection's id, which before the first connection is `undefined`.",
+        why="Two clients are each given a message before they are connected: both have the offset `undefined-0`, and"
+        " the second is acknowledged as stored already.",
+    ),
+    Entry(
+        name="timeout_is_failure",
+        anomaly="aborted_read",
+        hop="client",
+        case="client-frozen-python-websocket",
+        mistake="A client takes the ack timeout for a failure, and says that nothing was sent.",
+        why="The client stands still for longer than its ack timeout, and the server has stored the message by then.",
+    ),
+    Entry(
+        name="announces_itself",
+        anomaly="unexpected",
+        hop="client",
+        case="client-early-python-websocket",
+        mistake="A client sends a greeting with each connection, with an identity like that of a message.",
+        why="Each connection leaves a row that nobody has posted, without any fault.",
+    ),
+    Entry(
+        name="retracts_broadcasts",
+        anomaly="phantom",
+        hop="receiver",
+        case="at-most-once-lock-python-websocket",
+        mistake="Everybody is told first, and an event to which nobody listens takes back what could not be stored.",
+        why="The lock outlasts the insert's 0.2 s of waiting, and a plain emit is not sent again: every receiver has a"
+        " message that is in no row.",
+    ),
+    Entry(
+        name="ignores_duplicates",
+        anomaly="false_failure",
+        hop="server",
+        case="exactly-once-constraint-python-websocket",
+        mistake="A message that is stored already is ignored, and its resend is not answered.",
+        why="The row is there and the server killed before its answer: the three further tries are ignored, and the"
+        " sender is told a failure. That breaks no claim and is reported; a sender that never gives up is stuck.",
+    ),
+    Entry(
+        name="buffers_per_connection",
+        anomaly="lost",
+        hop="link",
+        case="cut-middle-python-websocket",
+        mistake="Messages are acknowledged into a buffer of their connection, which is thrown away when that ends.",
+        why="The message before the one that is cut was acknowledged less than half a second ago: it is in the buffer.",
     ),
 )

@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 import socketio
 
@@ -19,8 +19,13 @@ _LONGEST_LINE_BYTES = 2**24
 class Client:
     """Keeps a connection and emits; `deliver` is called once for each message, in order, and is where mistakes are."""
 
-    def __init__(self, deliver: Callable[["Client", Post], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        deliver: Callable[["Client", Post], Awaitable[None]],
+        on_connect: Callable[["Client", int], Awaitable[None]] | None = None,
+    ) -> None:
         self._deliver = deliver
+        self._on_connect = on_connect
         self._start: dict[str, Any] = {}
         self._attempts: dict[str, int] = {}
         self._connection = 0
@@ -77,11 +82,44 @@ class Client:
                 await asyncio.sleep(0.05)
                 continue
             self._tell("connected", connection=self._connection)
+            if self._on_connect is not None:
+                self.spawn(self._on_connect(self, self._connection))
             await self._client.wait()
             self._tell("disconnected", connection=self._connection, reason="ended")
 
-    async def attempt(self, post: Post) -> bool:
-        """Emit a message and wait for its acknowledgement, as long as the ack timeout."""
+    @property
+    def sid(self) -> str | None:
+        """The id of the connection, None before the first."""
+        return self._client.get_sid()  # type: ignore[no-any-return]  # python-socketio's
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return bool(self._client.connected)
+
+    @property
+    def name(self) -> str:
+        """Whose client it is."""
+        return str(self._start["name"])
+
+    @property
+    def run_token(self) -> str:
+        """What the identities of all messages of the run begin with."""
+        return str(self._start["run"])
+
+    async def wait_a_moment(self) -> None:
+        """Wait for as long as nobody notices."""
+        await asyncio.sleep(0.02)
+
+    async def emit(self, content: str, offset: str) -> None:
+        """Send something that nobody has posted."""
+        await self._client.emit(self._start["event"], (content, offset))
+
+    async def attempt(self, post: Post, unanswered: Literal["info", "fail"] = "info") -> bool:
+        """Emit a message and wait for its acknowledgement, as long as the ack timeout.
+
+        No answer is told as what it is, an unknown outcome, or as a failure.
+        """
         message = post["message"]
         number = self._attempts[message] = self._attempts.get(message, 0) + 1
         self._tell("attempt", message=message, attempt=number, offset=post["offset"], connection=self._connection)
@@ -93,14 +131,15 @@ class Client:
             await asyncio.sleep(0.05)
             return False
         except socketio.exceptions.TimeoutError:
-            self._tell("info", message=message, attempt=number, reason="no answer", timed_out=True)
+            how: dict[str, object] = {"timed_out": True} if unanswered == "info" else {}
+            self._tell(unanswered, message=message, attempt=number, reason="no answer", **how)
             return False
         self._tell("ok", message=message, attempt=number, late=False)
         return True
 
-    def settle(self, post: Post) -> None:
-        """Tell that a message is acknowledged."""
-        self._tell("settled", message=post["message"], outcome="acknowledged")
+    def settle(self, post: Post, outcome: Literal["acknowledged", "gave-up"] = "acknowledged") -> None:
+        """Tell the user what came of a message."""
+        self._tell("settled", message=post["message"], outcome=outcome)
 
     def _tell(self, event: str, **what: object) -> None:
         print(json.dumps({"event": event, **what}), flush=True)  # noqa: T201 - the protocol
