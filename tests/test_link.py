@@ -1128,7 +1128,7 @@ async def test_message_whose_answer_alone_is_cut_on_a_way_back_is_not_seen(tmp_p
     """A message that got through is stored, although each connection ends within its answer."""
     async with behind(tmp_path, "websocket") as (running, _, here):
         alice = await here.sender()
-        handshake = (await alice.connected(DEADLINE_SECONDS)).bytes_received
+        ((_, handshake),) = (await alice.connected(DEADLINE_SECONDS)).bytes_by_wire
         cut = alice.link.cut_ways_back(handshake + 1, "downstream", 0.01)
         await cut.begin()
         message = alice.post()
