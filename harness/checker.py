@@ -156,7 +156,7 @@ def crashed(fates: Fates) -> Iterator[Anomaly]:
 
 def reordered(fates: Fates) -> Iterator[Anomaly]:
     """First rows of a sender out of its order."""
-    for fate, before in _overtaken(fates, fates.messages.stored.each()):
+    for fate, before in fates.messages.overtaken(fates.messages.stored.each()):
         row, other = (fates.rows[f.rows[0]].id for f in (fate, before))
         detail = f"stored as row {row}, after the later {before.message} (row {other})"
         yield Anomaly("reordered", fate.message, detail, time=fate.invoked)
@@ -184,7 +184,7 @@ def misordered(fates: Fates) -> Iterator[Anomaly]:
     """A receiver got a sender's messages out of order; under `total`, rows out of the order of the rows query."""
     for receiver, arrivals in fates.receivers.items():
         own = set()
-        for fate, before in _overtaken(fates, arrivals.each()):
+        for fate, before in fates.messages.overtaken(arrivals.each()):
             own.add(fate.message)
             detail = f"received by {receiver} after the later {before.message} of the same sender"
             yield Anomaly("misordered", fate.message, detail, receiver, fate.invoked)
@@ -216,8 +216,8 @@ def false_failure(fates: Fates) -> Iterator[Anomaly]:
 
 def slow_recovery(fates: Fates) -> Iterator[Anomaly]:
     """The first acknowledgement after the last heal came later than the target claims to recover."""
-    limit, recovery = fates.started.recovery_seconds, _recovery(fates)
-    if limit is not None and recovery is not None and recovery[1] > limit:
+    limit = fates.started.recovery_seconds
+    if limit is not None and (recovery := _recovery(fates)) is not None and recovery[1] > limit:
         first, seconds = recovery
         detail = f"first acknowledgement {seconds:.3f} s after the heal, claimed are {limit:g} s"
         yield Anomaly("slow_recovery", first.message, detail, time=first.acknowledged_at)
@@ -240,21 +240,6 @@ ANOMALIES: tuple[Callable[[Fates], Iterator[Anomaly]], ...] = (
     false_failure,
     slow_recovery,
 )
-
-
-def _overtaken(fates: Fates, order: Iterable[int]) -> Iterator[tuple[Fate, Fate]]:
-    """Messages that stand in `order` behind a later message of their sender, each with that later message."""
-    senders, sequences = fates.messages.senders, fates.messages.sequences
-    latest: dict[int, int] = {}
-    for place in order:
-        if place < 0:
-            continue
-        sender = senders[place]
-        before = latest.get(sender)
-        if before is not None and sequences[place] < sequences[before]:
-            yield fates.messages.at(place), fates.messages.at(before)
-        else:
-            latest[sender] = place
 
 
 def _out_of_rows(fates: Fates, order: Iterable[int]) -> Iterator[tuple[Fate, Fate]]:

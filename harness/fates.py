@@ -8,8 +8,8 @@ few messages, contents and rows, stays in the history and is read there again.
 
 import functools
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, overload
 
 import msgspec
 
@@ -19,9 +19,11 @@ from harness.errors import HarnessError
 AttemptOutcome = Literal["ok", "info", "fail"]
 
 # How far a message has come on the plain way, or that it has left it.
-_POSTED, _ATTEMPTED, _ACKNOWLEDGED, _TOLD, _STORED, _APART = range(6)
+_NOBODY, _POSTED, _ATTEMPTED, _ACKNOWLEDGED, _TOLD, _STORED, _APART = range(7)
 # Of a row without an identity of this run. What was never posted has the numbers below.
 _FOREIGN = -1
+# For how many messages more the columns are made longer at a time.
+_ROOM = 1 << 12
 
 
 class Attempted(msgspec.Struct):
@@ -89,9 +91,9 @@ class Arrivals:
     `order` has the place of each, `first` for each place where in `order` it first stands, or -1.
     """
 
-    def __init__(self, posted: int) -> None:
+    def __init__(self, room: int) -> None:
         self.order = array("i")
-        self.first = array("i", [-1]) * posted
+        self.first = array("i", [-1]) * room
 
     def add(self, place: int) -> int:
         """Append a message; where it stands now."""
@@ -121,28 +123,36 @@ class Messages(Mapping[str, Fate]):
 
     def __init__(self, history: h.History) -> None:
         self._history = history
-        self._pattern = h.identities(history.started.run)
+        pattern = h.identities(history.started.run)
+        self._is_identity, self._find = pattern.fullmatch, pattern.search
         self._places: dict[str, int] = {}
         self._names: list[str] = []
         self._strangers: dict[str, int] = {}
         self._stranger_names: list[str] = []
-        self._sender_names: dict[str, int] = {}
-        self._policy_names: dict[h.Policy, int] = {}
+        self._apart: dict[int, Fate] = {}
+        self._attempts: dict[tuple[int, int], Attempted] = {}
+        self._tracks: dict[tuple[str, h.Policy], int] = {}
+        self.row_events = array("I")
+        self.receivers: dict[str, Arrivals] = {}
+        # The columns. They grow by many places at a time, because that is quicker than to append to each of them.
         self._states = bytearray()
         self._events = array("I")
         self._digests = array("q")
-        self._policies = array("b")
         self._invoked = array("d")
         self._began = array("d")
         self._acknowledged = array("d")
         self._settled = array("d")
-        self._apart: dict[int, Fate] = {}
-        self._attempts: dict[tuple[int, int], Attempted] = {}
-        self.senders = array("i")
-        self.sequences = array("q")
-        self.row_events = array("I")
+        self._track = array("i")
+        self._sequences = array("q")
         self.stored = Arrivals(0)
-        self.receivers: dict[str, Arrivals] = {}
+
+    def _grow(self) -> None:
+        columns = [self._events, self._digests, self._invoked, self._began, self._acknowledged, self._settled]
+        for column in (*columns, self._track, self._sequences):
+            column.frombytes(bytes(_ROOM * column.itemsize))
+        for arrivals in (self.stored, *self.receivers.values()):
+            arrivals.first.extend(array("i", [-1]) * _ROOM)
+        self._states.extend(bytes(_ROOM))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -172,9 +182,10 @@ class Messages(Mapping[str, Fate]):
 
         Those that stopped on the way or did not get to each receiver are among them.
         """
-        left = {place for place, state in enumerate(self._states) if state < _STORED}
+        posted = range(len(self))
+        left = {place for place, state in zip(posted, self._states, strict=False) if state < _STORED}
         for receiver in self.receivers.values():
-            left.update(place for place, first in enumerate(receiver.first) if first < 0)
+            left.update(place for place, first in zip(posted, receiver.first, strict=False) if first < 0)
         for place in left:
             self._set_apart(place)
         return [self._apart[place] for place in sorted(self._apart)]
@@ -183,18 +194,19 @@ class Messages(Mapping[str, Fate]):
 
     def counts(self) -> dict[str, int]:
         """How many messages of the schedule there are, how many of them came how far, and all their attempts."""
-        plain = [self._states.count(state) for state in range(_APART)]
+        plain = [self._states.count(state) for state in range(_POSTED, _APART)]
         own = [fate for fate in self._apart.values() if fate.sender != h.MARKER]
         return {
             "sent": sum(plain) + len(own),
-            "acknowledged": sum(plain[_ACKNOWLEDGED:]) + sum(fate.outcome == "ok" for fate in own),
-            "stored": plain[_STORED] + sum(bool(fate.rows) for fate in own),
-            "attempts": sum(plain[_ATTEMPTED:]) + sum(len(fate.attempts) for fate in own),
+            "acknowledged": sum(plain[_ACKNOWLEDGED - _POSTED :]) + sum(fate.outcome == "ok" for fate in own),
+            "stored": plain[_STORED - _POSTED] + sum(bool(fate.rows) for fate in own),
+            "attempts": sum(plain[_ATTEMPTED - _POSTED :]) + sum(len(fate.attempts) for fate in own),
         }
 
     def acknowledgements(self) -> Iterator[tuple[int, float, float | None]]:
         """Of each message of the schedule its place, when it was posted, and when first acknowledged, if it was."""
-        for place, (state, invoked, at) in enumerate(zip(self._states, self._invoked, self._acknowledged, strict=True)):
+        columns = zip(range(len(self)), self._states, self._invoked, self._acknowledged, strict=False)
+        for place, state, invoked, at in columns:
             if state != _APART:
                 yield place, invoked, at if state >= _ACKNOWLEDGED else None
             elif (fate := self._apart[place]).sender != h.MARKER:
@@ -209,17 +221,33 @@ class Messages(Mapping[str, Fate]):
 
     def latest_settled(self) -> dict[str, int]:
         """Of each sender the highest number among its messages that were attempted and settled."""
-        names = list(self._sender_names)
-        latest = dict.fromkeys(names, -1)
-        for place, (state, sender, sequence) in enumerate(zip(self._states, self.senders, self.sequences, strict=True)):
+        senders = [sender for sender, _ in self._tracks]
+        latest = dict.fromkeys(senders, -1)
+        columns = zip(range(len(self)), self._states, self._track, self._sequences, strict=False)
+        for place, state, track, sequence in columns:
             if state == _APART:
                 fate = self._apart[place]
                 counts = bool(fate.attempts) and fate.settled is not None
             else:
                 counts = state >= _TOLD
-            if counts and sequence > latest[names[sender]]:
-                latest[names[sender]] = sequence
+            if counts and sequence > latest[senders[track]]:
+                latest[senders[track]] = sequence
         return latest
+
+    def overtaken(self, order: Iterable[int]) -> Iterator[tuple[Fate, Fate]]:
+        """Messages that stand in an order of places behind a later one of their sender, each with that later one."""
+        senders = [sender for sender, _ in self._tracks]
+        tracks, sequences = self._track, self._sequences
+        latest: dict[str, int] = {}
+        for place in order:
+            if place < 0:
+                continue
+            sender = senders[tracks[place]]
+            before = latest.get(sender)
+            if before is not None and sequences[place] < sequences[before]:
+                yield self.at(place), self.at(before)
+            else:
+                latest[sender] = place
 
     def unposted_rows(self) -> Iterator[tuple[int, str]]:
         """The positions of the rows with an identity of this run that was never posted, and this."""
@@ -231,25 +259,21 @@ class Messages(Mapping[str, Fate]):
 
     def invoke(self, event: h.Invoke, number: int) -> None:
         """A message is posted."""
-        message = event.message
+        message, place = event.message, len(self._names)
         # An identity that could not be told in a row would make every message look lost.
-        if message in self._places or message in self._strangers or not self._pattern.fullmatch(message):
+        if message in self._strangers or not self._is_identity(message):
             raise KeyError(message)
-        place = self._places[message] = len(self._names)
+        if self._places.setdefault(message, place) != place:
+            raise KeyError(message)
         self._names.append(message)
-        self._states.append(_POSTED)
-        self._events.append(number)
-        self._digests.append(hash(event.content))
-        self._policies.append(self._policy_names.setdefault(event.policy, len(self._policy_names)))
-        self._invoked.append(event.time)
-        self._began.append(0.0)
-        self._acknowledged.append(0.0)
-        self._settled.append(0.0)
-        self.senders.append(self._sender_names.setdefault(event.sender, len(self._sender_names)))
-        self.sequences.append(event.sequence)
-        self.stored.first.append(-1)
-        for receiver in self.receivers.values():
-            receiver.first.append(-1)
+        if place == len(self._states):
+            self._grow()
+        self._states[place] = _POSTED
+        self._events[place] = number
+        self._digests[place] = hash(event.content)
+        self._invoked[place] = event.time
+        self._track[place] = self._tracks.setdefault((event.sender, event.policy), len(self._tracks))
+        self._sequences[place] = event.sequence
         if event.sender == h.MARKER:  # no part of the schedule, and so not to be counted with those that are
             self._set_apart(place)
 
@@ -298,12 +322,15 @@ class Messages(Mapping[str, Fate]):
 
     def row(self, event: h.Row, number: int) -> None:
         """A row of the final read."""
-        place = self._place_in(event.content, event.client_offset)
+        content = event.content
+        place = self._place_in(content)
+        if place == _FOREIGN:
+            place = self._place_in(event.client_offset)
         self.row_events.append(number)
         position = self.stored.add(place)
         if place < 0:
             return
-        same = hash(event.content) == self._digests[place]
+        same = hash(content) == self._digests[place]
         if same and self._states[place] == _TOLD:
             self._states[place] = _STORED
             return
@@ -315,7 +342,7 @@ class Messages(Mapping[str, Fate]):
     def receiving(self, event: h.Receiving, _: int) -> None:
         """A receiver is connected, perhaps again."""
         if event.receiver not in self.receivers:
-            self.receivers[event.receiver] = Arrivals(len(self))
+            self.receivers[event.receiver] = Arrivals(len(self._states))
 
     def receive(self, event: h.Received, _: int) -> None:
         """A receiver gets a broadcast."""
@@ -335,14 +362,13 @@ class Messages(Mapping[str, Fate]):
         if not same:
             fate.received_otherwise.append((event.receiver, event.content))
 
-    def _place_in(self, *texts: str | None) -> int:
-        """The place of the message whose identity is the first in some texts."""
-        for text in texts:
-            if text and (found := self._pattern.search(text)):
-                message = found.group()
-                place = self._places.get(message)
-                return self._stranger(message) if place is None else place
-        return _FOREIGN
+    def _place_in(self, text: str | None) -> int:
+        """The place of the message whose identity is the first in a text."""
+        if not text or not (found := self._find(text)):
+            return _FOREIGN
+        message = found.group()
+        place = self._places.get(message)
+        return self._stranger(message) if place is None else place
 
     def _stranger(self, message: str) -> int:
         """The number of a message that was never posted."""
@@ -378,13 +404,14 @@ class Messages(Mapping[str, Fate]):
     def _plain(self, place: int) -> Fate:
         """The fate of a message that is on the plain way."""
         state = self._states[place]
+        sender, policy = list(self._tracks)[self._track[place]]
         fate = Fate(
             self._history,
             self._events[place],
             self._names[place],
-            list(self._sender_names)[self.senders[place]],
-            self.sequences[place],
-            list(self._policy_names)[self._policies[place]],
+            sender,
+            self._sequences[place],
+            policy,
             self._invoked[place],
         )
         if state >= _ATTEMPTED:
@@ -505,7 +532,8 @@ def fold(history: h.History) -> Fates:
             case _:
                 pass
 
-    takes: dict[type[h.AnyEvent], Callable[[Any, int], None]] = {
+    takes: dict[type[h.AnyEvent], Callable[[Any, int], None]] = dict.fromkeys(get_args(h.AnyEvent), take)
+    takes |= {
         h.Invoke: messages.invoke,
         h.Attempt: messages.attempt,
         h.Ok: messages.ok,
@@ -518,7 +546,7 @@ def fold(history: h.History) -> Fates:
     }
     for number, event in enumerate(history):
         try:
-            takes.get(type(event), take)(event, number)
+            takes[type(event)](event, number)
         except (KeyError, OverflowError):
             text = f"event {number + 1} of the history does not fit what came before it: {event}"
             raise HarnessError(text[:400]) from None

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Final, Literal, NoReturn
+from typing import IO, Final, Literal
 
 import msgspec
 
@@ -344,16 +344,15 @@ class SavedHistory(History):
             raise HarnessError(f"{path}: {error}") from None
 
     def __iter__(self) -> Iterator[AnyEvent]:
-        for number, _, lines in self._blocks():
-            try:
-                yield from map(_decoder.decode, lines)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                self._refuse(number, lines)
+        for number, _, block in self._blocks():
+            yield from self._decoded(number, block)
 
     def at(self, number: int) -> AnyEvent:
         """The event of that number, from 0: only its own block is read again."""
         first, offset = self._beginnings[bisect.bisect(self._beginnings, number, key=lambda block: block[0]) - 1]
-        return _decoder.decode(next(self._blocks(first, offset))[2][number - first])
+        _, _, block = next(self._blocks(first, offset))
+        event: AnyEvent = _decoder.decode(block.split(b"\n")[number - first])
+        return event
 
     @property
     def events(self) -> tuple[AnyEvent, ...]:
@@ -364,28 +363,38 @@ class SavedHistory(History):
     def _beginnings(self) -> list[tuple[int, int]]:
         return [(number, offset) for number, offset, _ in self._blocks()]
 
-    def _blocks(self, number: int = 0, offset: int = 0) -> Iterator[tuple[int, int, list[bytes]]]:
-        """From a beginning of a block: its first event's number, where that is in the file, and the whole lines."""
+    def _blocks(self, number: int = 0, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
+        """Whole lines, many at a time, from the beginning of a block: their first event's number, their offset."""
         try:
             with self._path.open("rb") as file:
                 file.seek(offset)
-                while lines := file.readlines(_BLOCK_BYTES):
-                    if not lines[-1].endswith(b"\n"):
-                        lines.pop()
-                    yield number, offset, lines
-                    number, offset = number + len(lines), file.tell()
+                unfinished = b""
+                while read := file.read(_BLOCK_BYTES):
+                    block, end, rest = (unfinished + read).rpartition(b"\n")
+                    unfinished = rest
+                    if end:
+                        block += end
+                        yield number, offset, block
+                        number, offset = number + block.count(b"\n"), offset + len(block)
         except OSError as error:
             raise HarnessError(f"cannot read the history {self._path}: {reason(error)}") from error
 
-    def _refuse(self, number: int, lines: list[bytes]) -> NoReturn:
-        """Say which of some lines, of which one is not, is no event."""
-        for line in lines:
-            number += 1
-            try:
-                _decoder.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise HarnessError(f"{self._path}, line {number}: not an event of a history: {error}") from error
-        raise AssertionError("one of the lines is no event")
+    def _decoded(self, number: int, block: bytes) -> list[AnyEvent]:
+        try:
+            events: list[AnyEvent] = _decoder.decode_lines(block)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            events = []
+        if len(events) == block.count(b"\n"):
+            return events
+        # A line is no event, or is none by itself: an empty one, say.
+        return [self._event(place, line) for place, line in enumerate(block.split(b"\n")[:-1], start=number + 1)]
+
+    def _event(self, number: int, line: bytes) -> AnyEvent:
+        try:
+            event: AnyEvent = _decoder.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise HarnessError(f"{self._path}, line {number}: not an event of a history: {error}") from error
+        return event
 
 
 def _beginning(event: AnyEvent | None) -> Started:
