@@ -126,7 +126,7 @@ def _compare(sender: str, positions: Sequence[int], fates: Fates, notes: dict[st
             extra.append(_stored(position, fates, notes))
             continue
         fate = fates.messages[fates.row_messages[position] or ""]
-        while missing[0] is not fate:
+        while missing[0].message != fate.message:
             yield _expected(missing.pop(0), notes)
         yield from extra
         extra = []
