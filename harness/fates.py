@@ -147,8 +147,9 @@ class Messages(Mapping[str, Fate]):
         self.stored = Arrivals(0)
 
     def _grow(self) -> None:
-        columns = [self._events, self._digests, self._invoked, self._began, self._acknowledged, self._settled]
-        for column in (*columns, self._track, self._sequences):
+        times = (self._invoked, self._began, self._acknowledged, self._settled)
+        columns: tuple[array[Any], ...] = (self._events, self._digests, *times, self._track, self._sequences)
+        for column in columns:
             column.frombytes(bytes(_ROOM * column.itemsize))
         for arrivals in (self.stored, *self.receivers.values()):
             arrivals.first.extend(array("i", [-1]) * _ROOM)
