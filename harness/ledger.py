@@ -47,8 +47,8 @@ CORRECT: Final[dict[str, tuple[str, ...]]] = {
 BREAKS_NOTHING: Final = frozenset({"false_failure"})
 """The anomalies that break no claim whatever is claimed: a case shows them by reporting them."""
 
-# One entry at a time is mostly waiting: for timeouts, restarts and locks.
-_AT_ONCE: Final = 3
+# More than there are cores: an entry on its own is mostly waiting, for timeouts, restarts and locks.
+_AT_ONCE: Final = 4
 # All scenarios on one target, on two cores with nothing else to do.
 _RUN_MINUTES: Final = 4.0
 _INTERRUPTED: Final = 2  # as pytest has it
