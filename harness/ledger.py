@@ -175,7 +175,7 @@ class Trial:
         what += [f"{times(servers, 'correct server')} in {times(len(self._servers), 'run')}"] if servers else []
         minutes = runs * _RUN_MINUTES
         long = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
-        return f"all scenarios on {' and '.join(what)}: about {long} on two cores, and as many more as there are others"
+        return f"all scenarios on {' and '.join(what)}: about {long} on two cores, longer beside other work"
 
     def _ledger(self) -> Ledger:
         order = {entry.name: number for number, entry in enumerate(self._entries)}
