@@ -47,7 +47,8 @@ CORRECT: Final[dict[str, tuple[str, ...]]] = {
 BREAKS_NOTHING: Final = frozenset({"false_failure"})
 """The anomalies that break no claim whatever is claimed: a case shows them by reporting them."""
 
-# One entry at a time is mostly waiting: for timeouts, restarts and locks.
+# More than there are cores: an entry on its own is mostly waiting, for timeouts, restarts and locks. A fourth at once
+# changes nothing (measured on two cores), and leaves less room for those that are not.
 _AT_ONCE: Final = 3
 # All scenarios on one target, on two cores with nothing else to do.
 _RUN_MINUTES: Final = 4.0
@@ -175,7 +176,7 @@ class Trial:
         what += [f"{times(servers, 'correct server')} in {times(len(self._servers), 'run')}"] if servers else []
         minutes = runs * _RUN_MINUTES
         long = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
-        return f"all scenarios on {' and '.join(what)}: about {long} on two cores, and as many more as there are others"
+        return f"all scenarios on {' and '.join(what)}: about {long} on two cores, longer beside other work"
 
     def _ledger(self) -> Ledger:
         order = {entry.name: number for number, entry in enumerate(self._entries)}

@@ -32,6 +32,12 @@ def test_one_line_is_one_printable_line(hostile: str) -> None:
     assert "\x1b" not in shown
 
 
+def test_code_between_backticks_is_code() -> None:
+    """A sentence of our own has its code marked, and is escaped all the same."""
+    assert text.in_code("`a < b` is & `c`") == "<code>a &lt; b</code> is &amp; <code>c</code>"
+    assert text.in_code("plain") == "plain"
+
+
 def test_a_body_is_cut_and_says_how_long_it_is() -> None:
     """A body shows its first 200 characters and its length."""
     assert text.body("x" * 10_000) == "x" * 200 + "<span class='cut'>… of 10,000 characters</span>"
