@@ -24,7 +24,7 @@ from typing import IO, Final, TypeVar
 
 import msgspec
 
-from harness import reaper, repeat
+from harness import pytests, reaper, repeat
 from harness.checker import VerdictWord
 from harness.errors import HarnessError, ending, reason
 from harness.report import ledger as told
@@ -283,14 +283,7 @@ class Pytests:
         with self._lock:
             if self._is_ending:
                 raise CancelledError
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            reaper.hold("group", process.pid)
+            process = pytests.started(command, printed)
             self._running.add(process)
         return process
 

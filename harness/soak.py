@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from harness import reaper, repeat
+from harness import pytests, reaper, repeat
 from harness.checker import VerdictWord
 from harness.errors import HarnessError, ending
 from harness.report.run import Plan
@@ -184,14 +184,7 @@ def _read(ended: Run, folder: Path | None) -> Run:
 def _pytest(arguments: Sequence[str], output: Path) -> int:
     """Run pytest; the exit status. Ctrl-C is handed on once, as a terminal does, and then waited for."""
     with output.open("wb") as printed:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        reaper.hold("group", process.pid)
+        process = pytests.started(arguments, printed)
         try:
             return process.wait()
         except KeyboardInterrupt:
