@@ -6,9 +6,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from harness.errors import HarnessError, reason
 from harness.report import html
-from harness.report.run import write_atomically
+from harness.report.run import read, write_atomically
 from harness.report.text import times
 
 FILE = "ledger.json"
@@ -141,13 +140,7 @@ def load(folder: Path) -> Ledger:
     Raises:
         HarnessError: it cannot be read.
     """
-    path = folder / FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Ledger)
-    except OSError as error:
-        raise HarnessError(f"cannot read {path}: {reason(error)}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path} is damaged: {error}") from error
+    return read(folder / FILE, Ledger)
 
 
 def save(folder: Path, ledger: Ledger) -> None:

@@ -91,10 +91,10 @@ def load(folder: Path) -> RunFolder:
     folder = folder.absolute()
     if not folder.is_dir():
         raise HarnessError(f"there is no run folder {folder}")
-    plan = _read(folder / "plan.json", Plan)
+    plan = read(folder / "plan.json", Plan)
     _check(folder / "plan.json", plan)
     preflight = folder / "preflight.json"
-    error = _read(preflight, Preflight).error if preflight.exists() else None
+    error = read(preflight, Preflight).error if preflight.exists() else None
     results, unfinished = {}, {}
     for declared in plan.planned:
         try:
@@ -119,7 +119,7 @@ def load_declared(folder: Path) -> Declared:
     Raises:
         HarnessError: it cannot be read.
     """
-    return _read(folder / "scenario.json", Declared)
+    return read(folder / "scenario.json", Declared)
 
 
 def saved_seconds(folder: Path) -> float:
@@ -129,10 +129,15 @@ def saved_seconds(folder: Path) -> float:
         HarnessError: its verdict cannot be read.
     """
     path = folder / "verdict.json"
-    return _read(path, Result).seconds if path.exists() else 0.0
+    return read(path, Result).seconds if path.exists() else 0.0
 
 
-def _read(path: Path, kind: type[_T]) -> _T:
+def read(path: Path, kind: type[_T]) -> _T:
+    """Read one of the JSON files of a run.
+
+    Raises:
+        HarnessError: it cannot be read, or is something else; the text names it.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
@@ -156,7 +161,7 @@ def _check(path: Path, plan: Plan) -> None:
 def _result(folder: Path, declared: Declared, plan: Plan, preflight_error: str | None) -> Result:
     path = folder / "verdict.json"
     if path.exists():
-        result = _read(path, Result)
+        result = read(path, Result)
         if result.id != declared.id:
             raise HarnessError(f"{path} is damaged: it is the verdict of {result.id!r}")
         _check_repeated(path, result, plan.repeat)
@@ -198,7 +203,7 @@ def repetitions_in(folder: Path, planned: int) -> list[Path]:
 
 def _unfinished(repetitions: Sequence[Path], planned: int, ended: str) -> str:
     """How far a repeated scenario came; a broken repetition before the end is not lost sight of."""
-    finished = [_read(path, Result) for folder in repetitions if (path := folder / "verdict.json").exists()]
+    finished = [read(path, Result) for folder in repetitions if (path := folder / "verdict.json").exists()]
     if not finished:
         return f"it did not finish: {ended} during the first of {planned} repetitions"
     verdicts = [result.verdict for result in finished]
