@@ -1,12 +1,13 @@
 """What came of each case of a sweep: a pure function of the history of its run."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
-from harness import checker
 from harness import history as h
+from harness.checker import Judgement
 from harness.history import History
 
 Kind = Literal["resent", "acknowledged", "untouched", "unproven", "broken"]
@@ -36,31 +37,31 @@ class Outcome(msgspec.Struct, frozen=True):
         return self.kind not in ("unproven", "broken")
 
 
-def outcomes(history: History, judgement: checker.Judgement) -> list[Outcome]:
+def outcomes(history: History, judgement: Judgement) -> list[Outcome]:
     """What came of each case of a sweep, in the order of their positions; nothing of a history without any."""
     cases = {event.number: event.case for event in history if isinstance(event, h.FaultBegan) and event.case}
     if not cases:
         return []
-    fates = checker.fold(history)
+    attempts = Counter(event.message for event in history if isinstance(event, h.Attempt))
     broken: dict[str | None, list[str]] = {}
     for anomaly in judgement.broken_by:
         broken.setdefault(anomaly.message, []).append(anomaly.kind)
-    bites = {bite.number: bite for bite in fates.bites}
+    bites = {bite.number: bite for bite in judgement.bites}
     length = max(map(_position, cases.values())) - 1
     found = []
     for number, case in cases.items():
         bite = bites.get(number)
-        kind, words = _of(bite, fates, broken)
+        kind, words = _of(bite, attempts, broken)
         found.append(Outcome(case, _place(case, length), kind, words, bite.evidence if bite else ""))
     return sorted(found, key=lambda outcome: _position(outcome.case))
 
 
-def _of(bite: h.Bitten | None, fates: checker.Fates, broken: dict[str | None, list[str]]) -> tuple[Kind, str]:
+def _of(bite: h.Bitten | None, attempts: Counter[str], broken: dict[str | None, list[str]]) -> tuple[Kind, str]:
     if bite is None:
         return "unproven", "it did not come to its end"
     if kinds := broken.get(bite.message):
         return "broken", " and ".join(dict.fromkeys(kinds))
-    kind: Kind = "resent" if len(fates.messages[bite.message].attempts) > 1 else "acknowledged"
+    kind: Kind = "resent" if attempts[bite.message] > 1 else "acknowledged"
     if not bite.seen:
         kind = "unproven"
     elif bite.evidence.startswith("nothing was cut"):
