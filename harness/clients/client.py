@@ -46,21 +46,25 @@ def server_offset(arguments: tuple[object, ...]) -> ServerOffset:
 
 
 class Cursor:
-    """The highest server offset that a client has heard of: with it, it comes back."""
+    """A server offset that a client has heard of: with it, it comes back."""
 
     def __init__(self) -> None:
-        self._highest: int | float | str = 0
+        self._offset: int | float | str = 0
 
     def advance(self, offset: ServerOffset) -> None:
-        """Go on to an offset."""
-        if isinstance(offset, int | float) and isinstance(self._highest, int | float):
-            self._highest = max(self._highest, offset)
-        elif offset is not None:
-            self._highest = offset  # text has no order that we know: the latest, as the tutorial does
+        """Go on to an offset, unless it is lower; text has no order that we know."""
+        if isinstance(offset, int | float) and isinstance(self._offset, int | float):
+            offset = max(self._offset, offset)
+        self.follow(offset)
+
+    def follow(self, offset: ServerOffset) -> None:
+        """Go to an offset, lower or not, as the tutorial does."""
+        if offset is not None:
+            self._offset = offset
 
     def auth(self) -> dict[str, object]:
         """What is said of it when a connection is made."""
-        return {"serverOffset": self._highest}
+        return {"serverOffset": self._offset}
 
 
 class Client:

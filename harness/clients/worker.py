@@ -13,7 +13,7 @@ from harness import history as h
 from harness.clients import outbox
 from harness.clients import protocol as p
 from harness.clients.author import Message
-from harness.clients.client import TRANSPORTS, Dialer
+from harness.clients.client import TRANSPORTS, Cursor, Dialer, server_offset
 from harness.clients.sender import Sender
 from harness.target import Protocol
 
@@ -105,10 +105,10 @@ class _Speaker(Sender):
         super().__init__(*arguments, **options)
         self._receive = receive
         self._connections = connections
-        self._server_offset: int | float | str = 0
+        self._told = Cursor()
         self._shown: set[int | float | str] = set()
         if receive is not None:
-            self._auth = lambda: {"serverOffset": self._server_offset}
+            self._auth = self._told.auth
 
     @property
     def connections(self) -> int:
@@ -118,21 +118,16 @@ class _Speaker(Sender):
     def _hear(self, *arguments: object) -> None:
         super()._hear(*arguments)
         assert self._receive is not None
-        text, offset = (*arguments, None, None)[:2]
-        server_offset = offset if isinstance(offset, int | float | str) and not isinstance(offset, bool) else None
-        if server_offset is not None and self._receive.style == "hardened":
-            if server_offset in self._shown:
-                return
-            self._shown.add(server_offset)
-        if server_offset is not None and self._receive.style != "forgetful":
-            self._server_offset = self._next_offset(server_offset)
-        _tell(p.Received(content=text if isinstance(text, str) else None, server_offset=server_offset))
-
-    def _next_offset(self, offset: int | float | str) -> int | float | str:
-        numbers = isinstance(offset, int | float) and isinstance(self._server_offset, int | float)
-        if self._receive is not None and self._receive.style == "hardened" and numbers:
-            return max(cast("float", offset), cast("float", self._server_offset))
-        return offset
+        text, offset = arguments[0] if arguments else None, server_offset(arguments)
+        match self._receive.style:
+            case "hardened" if offset is not None:
+                if offset in self._shown:
+                    return
+                self._shown.add(offset)
+                self._told.advance(offset)
+            case "tutorial":
+                self._told.follow(offset)
+        _tell(p.Received(content=text if isinstance(text, str) else None, server_offset=offset))
 
 
 class _Page:
