@@ -210,7 +210,7 @@ class SenderLink(Link):
             await waiting.pause(seconds)
             await self._require_unstored(message)
             where = f"{_bytes(count)} {direction}"
-            yield f"every connection was cut after {where} while {message.id} waited for {seconds:g} s, and no row"
+            yield f"no way back had more than {where} while {message.id} waited for {seconds:g} s, and no row"
         finally:
             await self.restore()
 

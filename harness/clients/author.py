@@ -221,7 +221,11 @@ class Author:
 
     @property
     def has_upgraded(self) -> bool:
-        """Whether it has a connection, and that is one over WebSocket: no poll has ended on it since it was made."""
+        """Whether it has a connection, and that is one over WebSocket.
+
+        Raises:
+            NotSeen: it cannot be known.
+        """
         raise NotImplementedError
 
     async def dropped_within(self, seconds: float) -> bool:

@@ -676,6 +676,8 @@ async def _receiving(bench: Bench, style: str) -> None:
     receiver.say(command="disconnect")
     await receiver.tells(p.Disconnected)
     await send([3])  # it comes when the receiver says which it had
+    if style == "forgetful":
+        expected[:0] = expected[:2]  # those it had, told a second time
     receiver.connect()
     await receiver.tells(p.Connected, count=2)
     await receives()
@@ -695,6 +697,11 @@ async def _receive_hardened(bench: Bench) -> None:
 @_rule("receive-tutorial", "tells broadcasts in order, and comes back with the latest offset")
 async def _receive_tutorial(bench: Bench) -> None:
     await _receiving(bench, "tutorial")
+
+
+@_rule("receive-forgetful", "tells broadcasts in order, and after a return every one again")
+async def _receive_forgetful(bench: Bench) -> None:
+    await _receiving(bench, "forgetful")
 
 
 @_rule("outbox", "a message that was told with `invoke` outlives a SIGKILL, and one that has settled is not sent again")
@@ -800,6 +807,19 @@ async def _wire(bench: Bench) -> None:
             lengths.append(program.all(p.Wire)[-1].sent - before)
         _require(lengths[0] == lengths[1] > 100, f"it tells {lengths} bytes for two messages of the same length")
         _require(program.all(p.Wire)[-1].poll_pending, "its next poll is not on the wire")
+
+
+@_rule("wire-upgrade", "tells on `wire` whether its connection is a WebSocket by now")
+async def _wire_upgrade(bench: Bench) -> None:
+    for first, transports in ((1, ["websocket"]), (2, ["polling"]), (3, ["polling", "websocket"])):
+        program = await bench.program(transports=transports)
+        await program.tells(p.Settled, message=program.post(first))
+        await waiting.pause(_QUIET_SECONDS)
+        told = [wire.websocket for wire in program.all(p.Wire)]
+        if None in told or not told:
+            raise NotOffered("it does not tell its transport: what is cut during an upgrade is not proven")
+        over = " and ".join(transports)
+        _require(told[-1] is ("websocket" in transports), f"connected over {over} it tells {told[-1]}")
 
 
 # -- running them ------------------------------------------------------------------------------------------------

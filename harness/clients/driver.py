@@ -60,7 +60,7 @@ class DriverConnection:
         self.bytes_received = 0
         self.last_unit_bytes = 0
         self.poll_pending = True
-        self.polls_ended = 0
+        self.is_websocket: bool | None = None
 
     @property
     def is_open(self) -> bool:
@@ -300,9 +300,8 @@ class Driver:
     def _take_wire(self, wire: p.Wire | None) -> None:
         connection = self.connection
         if wire is not None and connection is not None and connection.number == self._numbers_before + wire.connection:
-            connection.polls_ended += connection.poll_pending and not wire.poll_pending
             connection.bytes_sent, connection.bytes_received = wire.sent, wire.received
-            connection.poll_pending = wire.poll_pending
+            connection.poll_pending, connection.is_websocket = wire.poll_pending, wire.websocket
 
     def _closed(self, reason: str) -> None:
         self._wire = None
@@ -407,9 +406,15 @@ class DriverSender(Author):
 
     @property
     def has_upgraded(self) -> bool:
-        """Whether it has a connection, and that is one over WebSocket: no poll has ended on it since it was made."""
+        """Whether it has a connection, and that is one over WebSocket.
+
+        Raises:
+            NotSeen: its program does not tell.
+        """
         connection = self._driver.connection
-        return connection is not None and not connection.polls_ended
+        if connection is not None and connection.is_websocket is None:
+            raise NotSeen(f"{self.title} does not tell whether its connection is a WebSocket")
+        return connection is not None and bool(connection.is_websocket)
 
     def disconnect(self) -> None:
         """Have the user go away, until `connect`."""

@@ -142,12 +142,13 @@ class Received(Told, frozen=True, kw_only=True):
 
 
 class Wire(Told, frozen=True, kw_only=True):
-    """How much was sent and received on a connection, and whether its next poll is on the wire."""
+    """How much was sent and received on a connection, whether its next poll is on the wire, and its transport."""
 
     connection: int
     sent: int
     poll_pending: bool
     received: int = 0
+    websocket: bool | None = None
 
 
 class Error(Told, frozen=True, kw_only=True):

@@ -189,7 +189,7 @@ class Page:
         self._gone = False
         self._connected = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._told_wire: tuple[int, bool] | None = None
+        self._told_wire: tuple[int, bool, bool] | None = None
         self._wire = Wire(self._tell_wire)
         self._sessions: list[aiohttp.ClientSession] = []
         first, most = start.reconnect_delay_seconds
@@ -353,10 +353,11 @@ class Page:
             tell("disconnected", connection=self.tries, reason=reason)
 
     def _tell_wire(self) -> None:
-        now = (self._wire.sent, self._wire.poll_pending or self._client.transport() == "websocket")
+        websocket = self._client.transport() == "websocket"
+        now = (self._wire.sent, self._wire.poll_pending or websocket, websocket)
         if self._connected.is_set() and not self._gone and now != self._told_wire:
             self._told_wire = now
-            tell("wire", connection=self.tries, sent=now[0], poll_pending=now[1])
+            tell("wire", connection=self.tries, sent=now[0], poll_pending=now[1], websocket=websocket)
 
     def _on_broadcast(self, *arguments: object) -> None:
         text, offset = (*arguments, None, None)[:2]

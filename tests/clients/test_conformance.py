@@ -86,7 +86,7 @@ STOCK_BREAKS = {"cut"}
     ("kind", "breaks", "lacks"),
     [
         ("node", set[str](), set[str]()),
-        ("python", set[str](), {"tutorial", "wire"}),
+        ("python", set[str](), {"tutorial", "wire", "wire-upgrade"}),
         ("python-stock", STOCK_BREAKS, {"persistent", "retries=3", "tutorial", "new-offset", "pipelined"}),
     ],
 )

@@ -225,8 +225,9 @@ GONE = p.Disconnected(connection=1, reason="gone")
 INVOKE = p.Invoke(message=FIRST, offset="given")
 ATTEMPT = p.Attempt(message=FIRST, attempt=1, offset="given", connection=1)
 OK = p.Ok(message=FIRST, attempt=1)
-POLLS = p.Wire(connection=1, sent=0, poll_pending=True)
-ENDED = p.Wire(connection=1, sent=0, poll_pending=False)
+POLLS = p.Wire(connection=1, sent=0, poll_pending=True, websocket=False)
+UPGRADED = p.Wire(connection=1, sent=0, poll_pending=True, websocket=True)
+OTHER = p.Wire(connection=2, sent=0, poll_pending=True, websocket=False)
 Lines = Sequence[p.AnyTold | str]
 
 
@@ -420,25 +421,31 @@ async def test_wire_counts_the_bytes_of_its_connection(tmp_path: Path) -> None:
     ("connect", "upgraded"),
     [
         ([], False),
-        ([CONNECTED], True),
-        ([CONNECTED, POLLS, ENDED], False),
-        ([ENDED, CONNECTED], False),
-        ([CONNECTED, ENDED, POLLS], False),
-        ([CONNECTED, ENDED, GONE, p.Connected(connection=2)], True),
-        ([CONNECTED, GONE], False),
+        ([CONNECTED, POLLS], False),
+        ([UPGRADED, CONNECTED], True),
+        ([CONNECTED, POLLS, UPGRADED], True),
+        ([CONNECTED, UPGRADED, GONE], False),
+        ([CONNECTED, UPGRADED, GONE, p.Connected(connection=2), OTHER], False),
     ],
-    ids=["no", "silent", "polling", "polled", "polling-again", "next", "gone"],
+    ids=["no", "polling", "websocket", "upgraded", "gone", "next"],
 )
 @in_event_loop
-async def test_sender_has_upgraded_where_no_poll_has_ended_on_its_connection(
-    connect: Lines, upgraded: bool, tmp_path: Path
-) -> None:
-    """Neither without a connection nor after the end of a poll, whatever follows on that connection."""
+async def test_sender_has_upgraded_where_its_program_says_so(connect: Lines, upgraded: bool, tmp_path: Path) -> None:
+    """Of the connection that there is, and also where a poll had ended on it before."""
     last: Lines = [p.Received(content=FIRST, server_offset=1)]
     async with playing(tmp_path, connect=connect, disconnect=last) as (_, alice):
         alice.disconnect()
         await seen(lambda: FIRST in alice._heard, "the last line")
         assert alice.has_upgraded is upgraded
+
+
+@in_event_loop
+async def test_connection_of_a_program_that_does_not_tell_its_transport_is_unknown(tmp_path: Path) -> None:
+    """It is no evidence for either."""
+    async with playing(tmp_path, connect=[CONNECTED]) as (_, alice):
+        await alice.connected(DEADLINE_SECONDS)
+        with pytest.raises(NotSeen, match="the client of alice does not tell whether its connection is a WebSocket"):
+            assert alice.has_upgraded
 
 
 @contextlib.asynccontextmanager

@@ -53,12 +53,13 @@ class Connection {
     if (!this.usable || this.ended) {
       return;
     }
-    const pending = this.engine.transport.name === "websocket" || this.polls.size > 0;
+    const websocket = this.engine.transport.name === "websocket";
+    const pending = websocket || this.polls.size > 0;
     const received = [...this.sockets].reduce((sum, socket) => sum + socket.bytesRead, 0);
-    const told = `${this.sent} ${received} ${pending}`;
+    const told = `${this.sent} ${received} ${pending} ${websocket}`;
     if (told !== this.#told) {
       this.#told = told;
-      tell({ event: "wire", connection: this.number, sent: this.sent, received, poll_pending: pending });
+      tell({ event: "wire", connection: this.number, sent: this.sent, received, poll_pending: pending, websocket });
     }
   }
 }
