@@ -6,6 +6,7 @@ report need nothing but these lines.
 
 import bisect
 import functools
+import itertools
 import os
 import re
 import time
@@ -344,13 +345,12 @@ class SavedHistory(History):
             raise HarnessError(f"{path}: {error}") from None
 
     def __iter__(self) -> Iterator[AnyEvent]:
-        for number, _, block in self._blocks():
-            yield from self._decoded(number, block)
+        return itertools.chain.from_iterable(itertools.starmap(self._decoded, self._blocks()))
 
     def at(self, number: int) -> AnyEvent:
         """The event of that number, from 0: only its own block is read again."""
         first, offset = self._beginnings[bisect.bisect(self._beginnings, number, key=lambda block: block[0]) - 1]
-        _, _, block = next(self._blocks(first, offset))
+        _, _, _, block = next(self._blocks(first, offset))
         event: AnyEvent = _decoder.decode(block.split(b"\n")[number - first])
         return event
 
@@ -361,10 +361,10 @@ class SavedHistory(History):
 
     @functools.cached_property
     def _beginnings(self) -> list[tuple[int, int]]:
-        return [(number, offset) for number, offset, _ in self._blocks()]
+        return [(number, offset) for number, _, offset, _ in self._blocks()]
 
-    def _blocks(self, number: int = 0, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
-        """Whole lines, many at a time, from the beginning of a block: their first event's number, their offset."""
+    def _blocks(self, number: int = 0, offset: int = 0) -> Iterator[tuple[int, int, int, bytes]]:
+        """Whole lines, many at a time, from the beginning of a block: the first's number, their count and offset."""
         try:
             with self._path.open("rb") as file:
                 file.seek(offset)
@@ -374,17 +374,18 @@ class SavedHistory(History):
                     unfinished = rest
                     if end:
                         block += end
-                        yield number, offset, block
-                        number, offset = number + block.count(b"\n"), offset + len(block)
+                        count = block.count(end)
+                        yield number, count, offset, block
+                        number, offset = number + count, offset + len(block)
         except OSError as error:
             raise HarnessError(f"cannot read the history {self._path}: {reason(error)}") from error
 
-    def _decoded(self, number: int, block: bytes) -> list[AnyEvent]:
+    def _decoded(self, number: int, count: int, _: int, block: bytes) -> list[AnyEvent]:
         try:
             events: list[AnyEvent] = _decoder.decode_lines(block)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             events = []
-        if len(events) == block.count(b"\n"):
+        if len(events) == count:
             return events
         # A line is no event, or is none by itself: an empty one, say.
         return [self._event(place, line) for place, line in enumerate(block.split(b"\n")[:-1], start=number + 1)]
