@@ -280,13 +280,29 @@ class Messages(Mapping[str, Fate]):
         places, names, states, digests = self._places, self._names, self._states, self._digests
         began, acknowledged, settled = self._began, self._acknowledged, self._settled
         row_events, row_places, first_rows = self.row_events, self.stored.order, self.stored.first
-        find = self._find
+        posted, invoked, track, sequences = self._events, self._invoked, self._track, self._sequences
+        find, is_identity, tracks, strangers = self._find, self._is_identity, self._tracks, self._strangers
         message, place = "", _FOREIGN  # those of the event before: mostly the same
         try:
             for number, event in enumerate(events):
                 if type(event) is h.Invoke:
                     place, message = len(names), event.message
-                    self._invoke(event, number)
+                    # An identity that could not be told in a row would make every message look lost.
+                    if message in strangers or not is_identity(message):
+                        raise KeyError(message)
+                    if places.setdefault(message, place) != place:
+                        raise KeyError(message)
+                    names.append(message)
+                    if place == len(states):
+                        self._grow()
+                    states[place] = _POSTED
+                    posted[place] = number
+                    digests[place] = hash(event.content)
+                    invoked[place] = event.time
+                    track[place] = tracks.setdefault((event.sender, event.policy), len(tracks))
+                    sequences[place] = event.sequence
+                    if event.sender == h.MARKER:  # no part of the schedule, not to be counted with those that are
+                        self._set_apart(place)
                     continue
                 if type(event) is h.Attempt:
                     if message != event.message:
@@ -323,25 +339,6 @@ class Messages(Mapping[str, Fate]):
         except (KeyError, OverflowError):
             text = f"event {number + 1} of the history does not fit what came before it: {event}"
             raise HarnessError(text[:400]) from None
-
-    def _invoke(self, event: h.Invoke, number: int) -> None:
-        message, place = event.message, len(self._names)
-        # An identity that could not be told in a row would make every message look lost.
-        if message in self._strangers or not self._is_identity(message):
-            raise KeyError(message)
-        if self._places.setdefault(message, place) != place:
-            raise KeyError(message)
-        self._names.append(message)
-        if place == len(self._states):
-            self._grow()
-        self._states[place] = _POSTED
-        self._events[place] = number
-        self._digests[place] = hash(event.content)
-        self._invoked[place] = event.time
-        self._track[place] = self._tracks.setdefault((event.sender, event.policy), len(self._tracks))
-        self._sequences[place] = event.sequence
-        if event.sender == h.MARKER:  # no part of the schedule, and so not to be counted with those that are
-            self._set_apart(place)
 
     def _attempt(self, event: h.Attempt, _: int) -> None:
         place = self._places[event.message]
