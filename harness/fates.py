@@ -326,8 +326,9 @@ class Messages(Mapping[str, Fate]):
                         settled[place] = event.time
                         continue
                 elif type(event) is h.Row and event.content and (found := find(event.content)):
-                    message = found.group()
-                    place = places.get(message, _FOREIGN)
+                    message, place = found.group(), place + 1  # rows mostly stand in the order of posting
+                    if place >= len(names) or names[place] != message:
+                        place = places.get(message, _FOREIGN)
                     if place >= 0 and states[place] == _TOLD and hash(event.content) == digests[place]:
                         states[place] = _STORED
                         first_rows[place] = len(row_places)

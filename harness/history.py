@@ -348,11 +348,12 @@ class SavedHistory(History):
         return itertools.chain.from_iterable(itertools.starmap(self._decoded, self._blocks()))
 
     def at(self, number: int) -> AnyEvent:
-        """The event of that number, from 0: only its own block is read again."""
-        first, offset = self._beginnings[bisect.bisect(self._beginnings, number, key=lambda block: block[0]) - 1]
-        _, _, _, block = next(self._blocks(first, offset))
-        event: AnyEvent = _decoder.decode(block.split(b"\n")[number - first])
-        return event
+        """The event of that number, from 0: the file is read again from a beginning of a block shortly before it."""
+        before = self._beginnings[bisect.bisect(self._beginnings, number, key=lambda block: block[0]) - 1]
+        for first, count, _, block in self._blocks(*before):
+            if number < first + count:
+                return self._event(number + 1, block.split(b"\n")[number - first])
+        raise IndexError(number)
 
     @property
     def events(self) -> tuple[AnyEvent, ...]:
@@ -370,13 +371,13 @@ class SavedHistory(History):
                 file.seek(offset)
                 unfinished = b""
                 while read := file.read(_BLOCK_BYTES):
-                    block, end, rest = (unfinished + read).rpartition(b"\n")
-                    unfinished = rest
-                    if end:
-                        block += end
-                        count = block.count(end)
+                    read = unfinished + read
+                    end = read.rfind(b"\n") + 1
+                    block, unfinished = read[:end], read[end:]
+                    if block:
+                        count = block.count(b"\n")
                         yield number, count, offset, block
-                        number, offset = number + count, offset + len(block)
+                        number, offset = number + count, offset + end
         except OSError as error:
             raise HarnessError(f"cannot read the history {self._path}: {reason(error)}") from error
 
