@@ -1,6 +1,6 @@
 """`make bench`: what the harness costs, as ratios measured in one run on one machine.
 
-* Judging a history against merely decoding its file.
+* Judging a history against merely decoding its file, line by line and keeping nothing; and the memory it takes.
 * A whole run (system, one message, final read) against the bare floor: the same server started, one message by the
   stock client, the server stopped.
 * A case of the wire sweep against the bare floor, a plain script that connects, emits, is cut, connects again, emits
@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import socketio
 
 from harness import checker, node, ports, scenario, sweep, system, target, waiting
@@ -32,7 +33,9 @@ from harness import history as h
 from harness.install import locate
 from harness.toxiproxy import Toxiproxy
 
-_MESSAGES = (10_000, 100_000)
+_MESSAGES = (10_000, 100_000, 1_000_000)
+# Caches that no longer hold everything may cost that much, and not more.
+_LINEAR = 1.5
 _ROUNDS = 9
 _WIRE_ROUNDS = 5
 _WIRE_CASES = 60
@@ -43,33 +46,60 @@ _SLICES = 30
 
 def main() -> None:
     """Print every measure, a line each."""
-    for count in _MESSAGES:
-        _judge(count)
+    _judge()
     asyncio.run(_whole_run())
     asyncio.run(_wire())
     asyncio.run(_throughput())
 
 
-def _judge(count: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "history.jsonl"
-        recorder = h.Recorder(path)
-        for event in _events(count):
-            recorder.record(event)
-        recorder.close()
-        decode, judge = [], []
-        for _ in range(3):
-            began = time.perf_counter()
-            history = h.History.load(path)
-            decoded = time.perf_counter()
-            assert checker.judge(history).verdict == "kept"
-            judge.append(time.perf_counter() - began)
-            decode.append(decoded - began)
-    ratio = statistics.median(judge) / statistics.median(decode)
-    print(
-        f"judge {count:,} messages: {statistics.median(judge):.2f} s, decoding alone "
-        f"{statistics.median(decode):.2f} s, ratio {ratio:.2f}"
-    )
+def _judge() -> None:
+    """Judge histories of which each is ten times as long as the one before, five events a message."""
+    measured = []
+    for count in _MESSAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "history.jsonl"
+            with path.open("wb") as file:
+                file.writelines(msgspec.json.encode(event) + b"\n" for event in _events(count))
+            # First of all, because what this process has once held counts as the other's, too.
+            program = [sys.executable, "-c", _JUDGE_ALONE, str(path)]
+            kibibytes = int(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
+            pairs = [(_processor_seconds(_only_decode, path), _processor_seconds(_only_judge, path)) for _ in range(3)]
+        decode, judge = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(judge / decode for decode, judge in pairs)
+        print(
+            f"judge {count:,} messages, {5 * count:,} events: {judge:.2f} s, decoding alone {decode:.2f} s, "
+            f"ratio {ratio:.2f}; a process that does nothing else needs {kibibytes * 1024 / 1e6:.0f} MB"
+        )
+        measured.append(judge / count)
+    growth = measured[-1] / measured[0]
+    linear = "linear" if growth < _LINEAR else "not linear"
+    print(f"a message among {_MESSAGES[-1]:,} takes {growth:.2f} times as long as among {_MESSAGES[0]:,}: {linear}")
+
+
+# On Linux, `ru_maxrss` is in KiB.
+_JUDGE_ALONE = """
+import pathlib, resource, sys
+from harness import checker, history
+assert checker.judge(history.SavedHistory(pathlib.Path(sys.argv[1]))).verdict == "kept"
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def _only_decode(path: Path) -> None:
+    decode = msgspec.json.Decoder(h.AnyEvent).decode
+    with path.open("rb") as file:
+        for line in file:
+            decode(line)
+
+
+def _only_judge(path: Path) -> None:
+    assert checker.judge(h.SavedHistory(path)).verdict == "kept"
+
+
+def _processor_seconds(work: Callable[[Path], None], path: Path) -> float:
+    began = time.process_time()
+    work(path)
+    return time.process_time() - began
 
 
 def _events(count: int) -> Iterator[h.AnyEvent]:

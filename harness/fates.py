@@ -135,7 +135,7 @@ class Messages(Mapping[str, Fate]):
         self.row_events = array("I")
         self.receivers: dict[str, Arrivals] = {}
         # The columns. They grow by many places at a time, because that is quicker than to append to each of them.
-        self._states = bytearray()
+        self._states: list[int] = []
         self._events = array("I")
         self._digests = array("q")
         self._invoked = array("d")
@@ -147,13 +147,13 @@ class Messages(Mapping[str, Fate]):
         self.stored = Arrivals(0)
 
     def _grow(self) -> None:
-        times = (self._invoked, self._began, self._acknowledged, self._settled)
-        columns: tuple[array[Any], ...] = (self._events, self._digests, *times, self._track, self._sequences)
-        for column in columns:
-            column.frombytes(bytes(_ROOM * column.itemsize))
+        self._states += [_NOBODY] * _ROOM
+        for times in (self._invoked, self._began, self._acknowledged, self._settled):
+            times.frombytes(bytes(_ROOM * times.itemsize))
+        for numbers in (self._events, self._digests, self._track, self._sequences):
+            numbers.frombytes(bytes(_ROOM * numbers.itemsize))
         for arrivals in (self.stored, *self.receivers.values()):
             arrivals.first.extend(array("i", [-1]) * _ROOM)
-        self._states.extend(bytes(_ROOM))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -258,95 +258,131 @@ class Messages(Mapping[str, Fate]):
 
     # -- events --------------------------------------------------------------------------------------------------
 
-    def invoke(self, event: h.Invoke, number: int) -> None:
-        """A message is posted."""
-        message, place = event.message, len(self._names)
-        # An identity that could not be told in a row would make every message look lost.
-        if message in self._strangers or not self._is_identity(message):
-            raise KeyError(message)
-        if self._places.setdefault(message, place) != place:
-            raise KeyError(message)
-        self._names.append(message)
-        if place == len(self._states):
-            self._grow()
-        self._states[place] = _POSTED
-        self._events[place] = number
-        self._digests[place] = hash(event.content)
-        self._invoked[place] = event.time
-        self._track[place] = self._tracks.setdefault((event.sender, event.policy), len(self._tracks))
-        self._sequences[place] = event.sequence
-        if event.sender == h.MARKER:  # no part of the schedule, and so not to be counted with those that are
-            self._set_apart(place)
+    def take(self, events: Iterable[h.AnyEvent], other: Callable[[h.AnyEvent, int], None]) -> None:
+        """Fold events: on the plain way here, the rest each by a method of its own, or by `other`.
 
-    def attempt(self, event: h.Attempt, _: int) -> None:
-        """An attempt begins."""
+        Five million events are no place for calls and attributes, therefore this is one loop over local names.
+
+        Raises:
+            HarnessError: an event does not fit those before it.
+        """
+        others: dict[type[h.AnyEvent], Callable[[Any, int], None]] = dict.fromkeys(get_args(h.AnyEvent), other)
+        others |= {
+            h.Attempt: self._attempt,
+            h.Ok: self._ok,
+            h.Info: self._info,
+            h.Fail: self._fail,
+            h.Settled: self._settle,
+            h.Row: self._row,
+            h.Receiving: self._receiving,
+            h.Received: self._receive,
+        }
+        places, names, states, digests = self._places, self._names, self._states, self._digests
+        began, acknowledged, settled = self._began, self._acknowledged, self._settled
+        row_events, row_places, first_rows = self.row_events, self.stored.order, self.stored.first
+        posted, invoked, track, sequences = self._events, self._invoked, self._track, self._sequences
+        find, is_identity, tracks, strangers = self._find, self._is_identity, self._tracks, self._strangers
+        message, place = "", _FOREIGN  # those of the event before: mostly the same
+        try:
+            for number, event in enumerate(events):
+                if type(event) is h.Invoke:
+                    place, message = len(names), event.message
+                    # An identity that could not be told in a row would make every message look lost.
+                    if message in strangers or not is_identity(message):
+                        raise KeyError(message)
+                    if places.setdefault(message, place) != place:
+                        raise KeyError(message)
+                    names.append(message)
+                    if place == len(states):
+                        self._grow()
+                    states[place] = _POSTED
+                    posted[place] = number
+                    digests[place] = hash(event.content)
+                    invoked[place] = event.time
+                    track[place] = tracks.setdefault((event.sender, event.policy), len(tracks))
+                    sequences[place] = event.sequence
+                    if event.sender == h.MARKER:  # no part of the schedule, not to be counted with those that are
+                        self._set_apart(place)
+                    continue
+                if type(event) is h.Attempt:
+                    if message != event.message:
+                        place, message = places[event.message], event.message
+                    if states[place] == _POSTED and event.attempt == 1:
+                        states[place] = _ATTEMPTED
+                        began[place] = event.time
+                        continue
+                elif type(event) is h.Ok:
+                    if message != event.message:
+                        place, message = places[event.message], event.message
+                    if states[place] == _ATTEMPTED and event.attempt == 1 and not event.late:
+                        states[place] = _ACKNOWLEDGED
+                        acknowledged[place] = event.time
+                        continue
+                elif type(event) is h.Settled:
+                    if message != event.message:
+                        place, message = places[event.message], event.message
+                    if states[place] == _ACKNOWLEDGED and event.outcome == "acknowledged":
+                        states[place] = _TOLD
+                        settled[place] = event.time
+                        continue
+                elif type(event) is h.Row and event.content and (found := find(event.content)):
+                    message, place = found.group(), place + 1  # rows mostly stand in the order of posting
+                    if place >= len(names) or names[place] != message:
+                        place = places.get(message, _FOREIGN)
+                    if place >= 0 and states[place] == _TOLD and hash(event.content) == digests[place]:
+                        states[place] = _STORED
+                        first_rows[place] = len(row_places)
+                        row_places.append(place)
+                        row_events.append(number)
+                        continue
+                    message = ""
+                others[type(event)](event, number)
+        except (KeyError, OverflowError):
+            text = f"event {number + 1} of the history does not fit what came before it: {event}"
+            raise HarnessError(text[:400]) from None
+
+    def _attempt(self, event: h.Attempt, _: int) -> None:
         place = self._places[event.message]
-        if event.attempt == 1 and self._states[place] == _POSTED:
-            self._states[place] = _ATTEMPTED
-            self._began[place] = event.time
-            return
         fate = self._set_apart(place)
         if (place, event.attempt) in self._attempts:
             raise KeyError(event.attempt)
         attempt = self._attempts[place, event.attempt] = Attempted(event.attempt, event.time)
         fate.attempts.append(attempt)
 
-    def ok(self, event: h.Ok, _: int) -> None:
-        """An attempt is acknowledged."""
-        place = self._places[event.message]
-        if event.attempt == 1 and self._states[place] == _ATTEMPTED and not event.late:
-            self._states[place] = _ACKNOWLEDGED
-            self._acknowledged[place] = event.time
-        elif event.late:
+    def _ok(self, event: h.Ok, _: int) -> None:
+        if event.late:
             self._attempt_of(event).late = True
         else:
             self._answer(event, "ok")
 
-    def info(self, event: h.Info, _: int) -> None:
-        """An attempt ends without an answer."""
+    def _info(self, event: h.Info, _: int) -> None:
         attempt = self._answer(event, "info")
         attempt.timed_out, attempt.reason = event.timed_out, event.reason
 
-    def fail(self, event: h.Fail, _: int) -> None:
-        """An attempt turns out not to have happened."""
+    def _fail(self, event: h.Fail, _: int) -> None:
         self._answer(event, "fail").reason = event.reason
 
-    def settle(self, event: h.Settled, _: int) -> None:
-        """A sender is told."""
-        place = self._places[event.message]
-        if event.outcome == "acknowledged" and self._states[place] == _ACKNOWLEDGED:
-            self._states[place] = _TOLD
-            self._settled[place] = event.time
-        else:
-            fate = self._set_apart(place)
-            fate.settled, fate.settled_at = event.outcome, event.time
+    def _settle(self, event: h.Settled, _: int) -> None:
+        fate = self._set_apart(self._places[event.message])
+        fate.settled, fate.settled_at = event.outcome, event.time
 
-    def row(self, event: h.Row, number: int) -> None:
-        """A row of the final read."""
-        content = event.content
-        place = self._place_in(content)
+    def _row(self, event: h.Row, number: int) -> None:
+        place = self._place_in(event.content)
         if place == _FOREIGN:
             place = self._place_in(event.client_offset)
         self.row_events.append(number)
+        fate = self._set_apart(place) if place >= 0 else None
         position = self.stored.add(place)
-        if place < 0:
-            return
-        same = hash(content) == self._digests[place]
-        if same and self._states[place] == _TOLD:
-            self._states[place] = _STORED
-            return
-        fate = self._set_apart(place)
-        fate.rows.append(position)
-        if not same:
-            fate.rows_otherwise.append(position)
+        if fate is not None:
+            fate.rows.append(position)
+            if hash(event.content) != self._digests[place]:
+                fate.rows_otherwise.append(position)
 
-    def receiving(self, event: h.Receiving, _: int) -> None:
-        """A receiver is connected, perhaps again."""
+    def _receiving(self, event: h.Receiving, _: int) -> None:
         if event.receiver not in self.receivers:
             self.receivers[event.receiver] = Arrivals(len(self._states))
 
-    def receive(self, event: h.Received, _: int) -> None:
-        """A receiver gets a broadcast."""
+    def _receive(self, event: h.Received, _: int) -> None:
         receiver = self.receivers[event.receiver]
         place = self._place_in(event.content)
         if place == _FOREIGN:
@@ -533,22 +569,5 @@ def fold(history: h.History) -> Fates:
             case _:
                 pass
 
-    takes: dict[type[h.AnyEvent], Callable[[Any, int], None]] = dict.fromkeys(get_args(h.AnyEvent), take)
-    takes |= {
-        h.Invoke: messages.invoke,
-        h.Attempt: messages.attempt,
-        h.Ok: messages.ok,
-        h.Info: messages.info,
-        h.Fail: messages.fail,
-        h.Settled: messages.settle,
-        h.Row: messages.row,
-        h.Receiving: messages.receiving,
-        h.Received: messages.receive,
-    }
-    for number, event in enumerate(history):
-        try:
-            takes[type(event)](event, number)
-        except (KeyError, OverflowError):
-            text = f"event {number + 1} of the history does not fit what came before it: {event}"
-            raise HarnessError(text[:400]) from None
+    messages.take(history, take)
     return fates

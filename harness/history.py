@@ -4,6 +4,9 @@ Every `time` is in seconds since the run's first event, by the harness's own mon
 report need nothing but these lines.
 """
 
+import bisect
+import functools
+import itertools
 import os
 import re
 import time
@@ -261,6 +264,7 @@ AnyEvent = (
 
 _encode: Final = msgspec.json.Encoder().encode
 _decoder: Final = msgspec.json.Decoder(AnyEvent)
+_BLOCK_BYTES: Final = 1 << 16
 
 
 def message_id(run: str, sender: str, sequence: int) -> str:
@@ -292,43 +296,113 @@ class History:
         HarnessError: it does not.
     """
 
+    started: Started
+
     def __init__(self, events: Iterable[AnyEvent]) -> None:
-        self.events = tuple(events)
-        if not self.events or not isinstance(self.events[0], Started):
-            raise HarnessError("a history begins with a `started` event, and this one does not")
-        self.started = self.events[0]
+        self._events = tuple(events)
+        self.started = _beginning(next(iter(self._events), None))
 
     def __iter__(self) -> Iterator[AnyEvent]:
-        return iter(self.events)
+        return iter(self._events)
 
     def at(self, number: int) -> AnyEvent:
         """The event of that number, from 0."""
-        return self.events[number]
+        return self._events[number]
+
+    @property
+    def events(self) -> tuple[AnyEvent, ...]:
+        """All of them at once."""
+        return self._events
 
     @classmethod
     def load(cls, path: Path) -> "History":
-        """Read a history from its file. A last line that a killed run left half-written is dropped.
+        """Read a history from its file into memory.
 
         Raises:
-            HarnessError: the file cannot be read, or another line is not an event.
+            HarnessError: the file cannot be read, or a line is not an event.
         """
+        return History(SavedHistory(path))
+
+
+class SavedHistory(History):
+    """A history that stays in its file and is read anew each time, a block at a time: it may be longer than memory.
+
+    A last line that a killed run left half-written is dropped.
+
+    Raises:
+        HarnessError: the file cannot be read or does not begin with `Started`; another line that is no event is told of
+            when it is reached.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        first = next(iter(self), None)
+        if first is None:
+            raise HarnessError(f"the history {path} is empty" + (" but for half a line" if path.stat().st_size else ""))
         try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise HarnessError(f"cannot read the history {path}: {reason(error)}") from error
-        unfinished = lines.pop()  # empty when the last line is whole
-        events = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                events.append(_decoder.decode(line))
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise HarnessError(f"{path}, line {number}: not an event of a history: {error}") from error
-        if not events:
-            raise HarnessError(f"the history {path} is empty" + (" but for half a line" if unfinished else ""))
-        try:
-            return cls(events)
+            self.started = _beginning(first)
         except HarnessError as error:
             raise HarnessError(f"{path}: {error}") from None
+
+    def __iter__(self) -> Iterator[AnyEvent]:
+        return itertools.chain.from_iterable(itertools.starmap(self._decoded, self._blocks()))
+
+    def at(self, number: int) -> AnyEvent:
+        """The event of that number, from 0: the file is read again from a beginning of a block shortly before it."""
+        before = self._beginnings[bisect.bisect(self._beginnings, number, key=lambda block: block[0]) - 1]
+        for first, count, _, block in self._blocks(*before):
+            if number < first + count:
+                return self._event(number + 1, block.split(b"\n")[number - first])
+        raise IndexError(number)
+
+    @property
+    def events(self) -> tuple[AnyEvent, ...]:
+        """All of them at once."""
+        return tuple(self)
+
+    @functools.cached_property
+    def _beginnings(self) -> list[tuple[int, int]]:
+        return [(number, offset) for number, _, offset, _ in self._blocks()]
+
+    def _blocks(self, number: int = 0, offset: int = 0) -> Iterator[tuple[int, int, int, bytes]]:
+        """Whole lines, many at a time, from the beginning of a block: the first's number, their count and offset."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(offset)
+                unfinished = b""
+                while read := file.read(_BLOCK_BYTES):
+                    read = unfinished + read
+                    end = read.rfind(b"\n") + 1
+                    block, unfinished = read[:end], read[end:]
+                    if block:
+                        count = block.count(b"\n")
+                        yield number, count, offset, block
+                        number, offset = number + count, offset + end
+        except OSError as error:
+            raise HarnessError(f"cannot read the history {self._path}: {reason(error)}") from error
+
+    def _decoded(self, number: int, count: int, _: int, block: bytes) -> list[AnyEvent]:
+        try:
+            events: list[AnyEvent] = _decoder.decode_lines(block)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            events = []
+        if len(events) == count:
+            return events
+        # A line is no event, or is none by itself: an empty one, say.
+        return [self._event(place, line) for place, line in enumerate(block.split(b"\n")[:-1], start=number + 1)]
+
+    def _event(self, number: int, line: bytes) -> AnyEvent:
+        try:
+            event: AnyEvent = _decoder.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise HarnessError(f"{self._path}, line {number}: not an event of a history: {error}") from error
+        return event
+
+
+def _beginning(event: AnyEvent | None) -> Started:
+    if not isinstance(event, Started):
+        raise HarnessError("a history begins with a `started` event, and this one does not")
+    return event
 
 
 class Recorder:

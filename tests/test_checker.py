@@ -1,6 +1,8 @@
 """The judge: each anomaly and its near misses, what breaks which claim, the verdicts, damages to valid histories."""
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol, TypeVar, get_args
 
 import msgspec
@@ -1387,6 +1389,56 @@ def test_file_with_lines_missing_or_moved_is_judged_or_refused(sketch: Sketch, d
         judge(h.History([sketch.started, *happened]))
     except HarnessError as error:
         assert "does not fit" in str(error)  # noqa: PT017 - either end is right
+
+
+def saved(history: h.History, folder: Path) -> h.SavedHistory:
+    """A history, written to a file that is read anew each time."""
+    path = folder / "history.jsonl"
+    path.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in history))
+    return h.SavedHistory(path)
+
+
+def outcome_of(history: h.History) -> checker.Judgement | str:
+    """The judgement, or why there is none."""
+    try:
+        return judge(history)
+    except HarnessError as error:
+        return str(error)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(events(), max_size=25))
+def test_any_events_are_judged_alike_in_memory_and_in_a_file(happened: list[h.AnyEvent]) -> None:
+    """Where a history is read from changes neither a judgement nor a refusal."""
+    history = in_time(started(), happened)
+    with TemporaryDirectory() as folder:
+        assert outcome_of(saved(history, Path(folder))) == outcome_of(history)
+
+
+@settings(deadline=None, max_examples=100)
+@given(sketches(), st.data())
+def test_damaged_history_is_judged_alike_in_memory_and_in_a_file(sketch: Sketch, data: st.DataObject) -> None:
+    """Also what is read again for the text of an anomaly is the same; blocks of any size end anywhere in a line."""
+    happened = list(sketch.history())[1:]
+    for place in data.draw(st.lists(st.integers(0, len(happened) - 1), max_size=3)):
+        happened[place] = data.draw(st.sampled_from(happened))
+    history = h.History([sketch.started, *happened])
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(h, "_BLOCK_BYTES", data.draw(st.integers(1, 2000)))
+        assert outcome_of(saved(history, Path(folder))) == outcome_of(history)
+
+
+@settings(deadline=None, max_examples=100)
+@given(sketches(), st.data())
+def test_fate_is_the_same_whether_its_message_is_set_apart_or_not(sketch: Sketch, data: st.DataObject) -> None:
+    """What is kept in columns is what a fate of its own would say: a late acknowledgement adds nothing but itself."""
+    history = sketch.history()
+    plain = fold(history)
+    posted = data.draw(st.sampled_from(sketch.acknowledged))
+    again = fold(h.History([*history.events, h.Ok(time=99.0, message=posted.message, attempt=1, late=True)]))
+    fate, other = plain.messages[posted.message], again.messages[posted.message]
+    fate.attempts[0].late = other.attempts[0].late = True
+    assert msgspec.structs.replace(other, history=history) == fate
 
 
 # -- valid histories, and their damages --------------------------------------------------------------------------

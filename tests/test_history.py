@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness import history as h
 from harness.errors import HarnessError
-from harness.history import History, Recorder
+from harness.history import History, Recorder, SavedHistory
 from tests.histories import RUN, events, identity, started
 
 FIRST = started()
@@ -217,6 +217,16 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path: Path, name: str, why: st
     """A path that cannot be read is an error that says why."""
     with pytest.raises(HarnessError, match=rf"cannot read the history .*: {why}"):
         History.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7, 100, 250, 1000, 1 << 16])
+def test_event_is_read_again_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    """Every event of a saved history is found by its number, however long the blocks are that are read."""
+    monkeypatch.setattr(h, "_BLOCK_BYTES", block_bytes)
+    path = tmp_path / "history.jsonl"
+    written(path, FIRST, *[msgspec.structs.replace(SECOND, time=float(2**place)) for place in range(50)])
+    saved, loaded = SavedHistory(path), History.load(path)
+    assert [saved.at(number) for number in range(51)] == list(saved) == list(loaded.events) == list(saved.events)
 
 
 def test_history_of_no_events_is_an_error() -> None:

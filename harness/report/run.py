@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from harness.errors import HarnessError, reason
-from harness.history import History
+from harness.history import History, SavedHistory
 from harness.repeat import Count, tally, worst
 from harness.repeat import folder as repetition
 from harness.scenario import CONTROLS, PAIRS, Declared, Result
@@ -107,10 +107,12 @@ def load(folder: Path) -> RunFolder:
 def load_histories(folder: Path) -> dict[str, History]:
     """The histories of one scenario's folder, as far as there are any, by the name of their run's folder.
 
+    They stay in their files: a line that is no event is told of when it is reached.
+
     Raises:
         HarnessError: one cannot be read.
     """
-    return {path.parent.name: History.load(path) for path in sorted(folder.glob(f"*/{HISTORY}"))}
+    return {path.parent.name: SavedHistory(path) for path in sorted(folder.glob(f"*/{HISTORY}"))}
 
 
 def load_declared(folder: Path) -> Declared:
