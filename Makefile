@@ -10,19 +10,20 @@ READY := $(VENV)/.ready
 
 # Three workers on two cores: a good part of a scenario is waiting for timeouts and restarts.
 scenarios: $(READY)
-	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal -k 'not wire-connect and not (wire and polling)'
+	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal \
+		-k 'not wire-connect and not syscall-recovery and not (wire and polling)'
 
 # With the official JavaScript client and a Node server: every scenario, then the tutorial's claims with both clients on
 # all shipped servers. The second runs whatever became of the first.
 node: $(READY)
 	status=0; \
-	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal --client node --target hardened-node -k 'not wire' || status=$$?; \
+	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal --client node --target hardened-node -k 'not wire and not syscall' || status=$$?; \
 	$(VENV)/bin/pytest scenarios/test_guarantees.py -n 3 --dist worksteal --client python --client node \
 		--target reference --target tutorial-node --target hardened-node || status=$$?; \
 	exit $$status
 
-# Every byte of a message's exchange and of a handshake, over all transports and with both clients; a part of it is in
-# `scenarios`.
+# Every byte of a message's exchange (our client over WebSocket and polling, the official one over WebSocket) and of a
+# handshake, and every system call of both servers; a part of it is in `scenarios`.
 sweep: $(READY)
 	status=0; \
 	$(VENV)/bin/pytest scenarios/test_sweep.py -n 3 --dist worksteal || status=$$?; \

@@ -14,6 +14,7 @@ import msgspec
 
 from harness import export, install, ledger, node, reaper, repeat, report, soak
 from harness.clients import conformance
+from harness.clients.kinds import KINDS
 from harness.errors import HarnessError
 from harness.history import Policy
 from harness.report import ledger as ledger_report
@@ -21,6 +22,7 @@ from harness.report import run, summary, terminal
 from harness.report.run import RunFolder
 from harness.report.text import one_line
 from harness.scenario import Declared, Result, decide, worst_of
+from harness.target import fill
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _RUN_HELP = "a run folder, or the name of a run in reports/ ('latest' for the newest)"
@@ -64,7 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         default="persistent",
         help="its way of sending in the rules that are about none: for a driver without `persistent` (default)",
     )
-    sub.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND…", help="the driver and its arguments")
+    sub.add_argument(
+        "command",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND…",
+        help="the driver and its arguments, or `node` or `python-stock`",
+    )
     sub.set_defaults(act=lambda options: check_conformance(options.command, options.policy))
     return parser
 
@@ -94,15 +101,25 @@ def setup() -> int:
 def check_conformance(command: Sequence[str], policy: Policy) -> int:
     """Try a driver against each rule, and print a line for each; 1 when one does not hold.
 
+    The name of a client that is a driver stands for its command.
+
     Raises:
         HarnessError: it cannot be started, or there is nothing to try it with.
     """
     command = command[1:] if command[:1] == ["--"] else command
     if not command:
-        raise HarnessError("conformance: expected the command of a driver")
+        raise HarnessError("conformance: expected the command of a driver, or the name of a client that has one")
+    kind = KINDS.get(command[0]) if len(command) == 1 else None
+    env: dict[str, str] = {}
+    if kind is not None and kind.command is not None:
+        if kind.needs_node:
+            node.modules()
+        command = [fill(text, port=0, database=Path()) for text in kind.command]
+        env = {name: fill(text, port=0, database=Path()) for name, text in kind.env.items()}
 
     def report(finding: conformance.Finding) -> None:
-        lines = [f"{'holds' if finding.held else 'broken':<7} {finding.rule:<16} {one_line(finding.detail)}"]
+        word = "lacks" if finding.lacks else "holds" if finding.held else "broken"
+        lines = [f"{word:<7} {finding.rule:<18} {one_line(finding.detail)}"]
         if not finding.held:
             lines += [f"          {one_line(line)}" for line in finding.seen.splitlines()]
         sys.stdout.write("\n".join(lines) + "\n")
@@ -110,7 +127,7 @@ def check_conformance(command: Sequence[str], policy: Policy) -> int:
 
     with tempfile.TemporaryDirectory(prefix="midemit-") as folder:
         reaper.hold("directory", folder)
-        work = conformance.check(command, Path(folder), policy=policy, cwd=Path.cwd(), report=report)
+        work = conformance.check(command, Path(folder), env=env, policy=policy, cwd=Path.cwd(), report=report)
         findings = asyncio.run(work)
     reaper.release("directory", folder)
     return 0 if all(finding.held for finding in findings) else 1

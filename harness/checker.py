@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from harness import history as h
+from harness.calls import changes, is_durable
 from harness.fates import Attempted, Fate, Fates, fold
 
 __all__ = ["Anomaly", "Attempted", "Fate", "Fates", "Judgement", "Kind", "VerdictWord", "breaks", "fold", "judge"]
@@ -31,6 +32,7 @@ Kind = Literal[
     "misordered",
     "phantom",
     "false_failure",
+    "not_durable",
     "slow_recovery",
 ]
 
@@ -214,6 +216,14 @@ def false_failure(fates: Fates) -> Iterator[Anomaly]:
             yield Anomaly("false_failure", fate.message, detail, time=fate.settled_at)
 
 
+def not_durable(fates: Fates) -> Iterator[Anomaly]:
+    """Acknowledged before all that the server wrote for it was synced: a power loss could lose it."""
+    for trace in fates.traces:
+        if trace.acknowledged and not is_durable(trace.calls):
+            made = ", ".join(changes(trace.calls)) or "nothing"
+            yield Anomaly("not_durable", trace.message, f"acknowledged when its store had seen {made}", time=trace.time)
+
+
 def slow_recovery(fates: Fates) -> Iterator[Anomaly]:
     """The first acknowledgement after the last heal came later than the target claims to recover."""
     limit = fates.started.recovery_seconds
@@ -238,6 +248,7 @@ ANOMALIES: tuple[Callable[[Fates], Iterator[Anomaly]], ...] = (
     misordered,
     phantom,
     false_failure,
+    not_durable,
     slow_recovery,
 )
 
@@ -260,8 +271,8 @@ def _out_of_rows(fates: Fates, order: Iterable[int]) -> Iterator[tuple[Fate, Fat
 _ALWAYS = frozenset({"corrupted", "unexpected", "aborted_read", "crashed", "slow_recovery"})
 _BROKEN_BY: dict[h.Guarantee, frozenset[str]] = {
     "at-most-once": _ALWAYS | {"duplicate"},
-    "at-least-once": _ALWAYS | {"lost", "silent_drop", "stuck"},
-    "exactly-once": _ALWAYS | {"duplicate", "lost", "silent_drop", "stuck"},
+    "at-least-once": _ALWAYS | {"lost", "silent_drop", "stuck", "not_durable"},
+    "exactly-once": _ALWAYS | {"duplicate", "lost", "silent_drop", "stuck", "not_durable"},
 }
 _RECEIVERS_BROKEN_BY: dict[h.Receivers, frozenset[str]] = {
     "none": frozenset(),

@@ -501,6 +501,7 @@ class Fates(msgspec.Struct, dict=True):
     faults: dict[int, str] = {}
     kinds: dict[int, h.FaultKind] = {}
     bites: list[h.Bitten] = []
+    traces: list[h.Traced] = []
     failures: list[h.Failed] = []
     first_fault: float | None = None
     heal_began: float | None = None
@@ -548,6 +549,8 @@ def fold(history: h.History) -> Fates:
                 if event.message not in messages:
                     raise KeyError(event.message)
                 fates.bites.append(event)
+            case h.Traced():
+                fates.traces.append(event)
             case h.Failed():
                 fates.failures.append(event)
             case h.FaultBegan():

@@ -164,13 +164,17 @@ class Received(Event, frozen=True, kw_only=True):
 
 
 class FaultBegan(Event, frozen=True, kw_only=True):
-    """A fault is about to act. `number` is its place in the run, `on` what it disturbs, `case` that of a sweep."""
+    """A fault is about to act. `number` is its place in the run, `on` what it disturbs.
+
+    In a sweep `case` is that of the fault, and `place` what stands at its position.
+    """
 
     number: int
     fault: str
     kind: FaultKind
     on: str
     case: str | None = None
+    place: str | None = None
 
 
 class Healing(Event, frozen=True, kw_only=True):
@@ -193,6 +197,18 @@ class Bitten(Event, frozen=True, kw_only=True):
     message: str
     seen: bool
     evidence: str
+
+
+class Traced(Event, frozen=True, kw_only=True):
+    """The server's calls that change state while it handled a message, up to where it was hit or had nothing to do.
+
+    `calls` are their fingerprints (see `harness.trace`), in their order; `acknowledged` is whether the sender had an
+    acknowledgement then.
+    """
+
+    message: str
+    calls: tuple[str, ...]
+    acknowledged: bool
 
 
 class ServerStarted(Event, frozen=True, kw_only=True):
@@ -254,6 +270,7 @@ AnyEvent = (
     | Healing
     | FaultEnded
     | Bitten
+    | Traced
     | ServerStarted
     | ServerExited
     | Drained

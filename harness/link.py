@@ -202,7 +202,7 @@ class SenderLink(Link):
 
         What is longer than that does not get through: a handshake, an upgrade, a long message.
         """
-        connection = await self.sender.connected(self._patience_seconds)
+        connection = await self.sender.idle()
         try:
             await self.restore(_limit(count, direction))
             await self._closed(connection)

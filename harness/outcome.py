@@ -12,14 +12,15 @@ from harness.history import History
 
 Kind = Literal["resent", "acknowledged", "untouched", "unproven", "broken"]
 
+# What became of a message, around what was done to it.
 _IN_WORDS: dict[Kind, str] = {
-    "resent": "cut, sent again, stored once",
-    "acknowledged": "acknowledged, then cut",
-    "untouched": "not cut, stored once",
-    "unproven": "not cut where it should be",
+    "resent": "{}, sent again, stored once",
+    "acknowledged": "acknowledged, then {}",
+    "untouched": "not {}, stored once",
+    "unproven": "not {} where it should be",
 }
-# A WebSocket frame of a client: two bytes and the mask, and two more where the payload is longer than 125 bytes.
-_HEADER_BYTES, _LONG_HEADER_BYTES, _LONGEST_SHORT_PAYLOAD = 6, 8, 125
+# By the first word of a fault's name.
+_DONE = {"cut": "cut", "kill": "killed", "fail": "failed", "hit": "hit"}
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -39,24 +40,24 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def outcomes(history: History, judgement: Judgement) -> list[Outcome]:
     """What came of each case of a sweep, in the order of their positions; nothing of a history without any."""
-    cases = {event.number: event.case for event in history if isinstance(event, h.FaultBegan) and event.case}
-    if not cases:
-        return []
+    cases = {event.number: event for event in history if isinstance(event, h.FaultBegan) and event.case}
     attempts = Counter(event.message for event in history if isinstance(event, h.Attempt))
     broken: dict[str | None, list[str]] = {}
     for anomaly in judgement.broken_by:
         broken.setdefault(anomaly.message, []).append(anomaly.kind)
     bites = {bite.number: bite for bite in judgement.bites}
-    length = max(map(_position, cases.values())) - 1
     found = []
-    for number, case in cases.items():
+    for number, began in cases.items():
         bite = bites.get(number)
-        kind, words = _of(bite, attempts, broken)
-        found.append(Outcome(case, _place(case, length), kind, words, bite.evidence if bite else ""))
+        kind, words = _of(bite, attempts, broken, _DONE[began.fault.partition(" ")[0]])
+        assert began.case is not None
+        found.append(Outcome(began.case, began.place or "", kind, words, bite.evidence if bite else ""))
     return sorted(found, key=lambda outcome: _position(outcome.case))
 
 
-def _of(bite: h.Bitten | None, attempts: Counter[str], broken: dict[str | None, list[str]]) -> tuple[Kind, str]:
+def _of(
+    bite: h.Bitten | None, attempts: Counter[str], broken: dict[str | None, list[str]], done: str
+) -> tuple[Kind, str]:
     if bite is None:
         return "unproven", "it did not come to its end"
     if kinds := broken.get(bite.message):
@@ -64,21 +65,9 @@ def _of(bite: h.Bitten | None, attempts: Counter[str], broken: dict[str | None, 
     kind: Kind = "resent" if attempts[bite.message] > 1 else "acknowledged"
     if not bite.seen:
         kind = "unproven"
-    elif bite.evidence.startswith("nothing was cut"):
+    elif bite.evidence.startswith("nothing was "):
         kind = "untouched"
-    return kind, _IN_WORDS[kind]
-
-
-def _place(case: str, length: int) -> str:
-    """What stands at the position of a case: behind so many bytes comes the first that does not get through."""
-    position = _position(case)
-    if position >= length:
-        return "behind the last byte" if position == length else "one byte more than there are"
-    if case.split("/")[1] != "up" or "polling" in case:
-        return f"byte {position + 1} of {length}"
-    long = length > _HEADER_BYTES + _LONGEST_SHORT_PAYLOAD
-    part = "frame header" if position < (_LONG_HEADER_BYTES if long else _HEADER_BYTES) else "payload"
-    return f"byte {position + 1} of {length}, {part}"
+    return kind, _IN_WORDS[kind].format(done)
 
 
 def folded(found: Iterable[Outcome]) -> list[tuple[str, Outcome]]:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from harness import reaper, waiting
 from harness.errors import HarnessError, reason
@@ -18,8 +19,19 @@ _KILL_TIMEOUT_SECONDS = 10.0
 _PROC = Path("/proc")
 
 
+class Leader(Protocol):
+    """A process that leads its own session and process group."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def wait(self) -> int:
+        """Block until it has ended; its exit status, negative for a signal."""
+
+
 class ProcessGroup:
-    """One command, running as the leader of its own session and process group.
+    """One command, running as the leader of its own session and process group; started, unless there is a `leader`.
 
     Its output (both streams) is appended to `log`; with `pipes`, only its standard error is, and it is spoken with by
     `write` and `output`. It is ended by the reaper if the harness dies. Must be made
@@ -39,6 +51,7 @@ class ProcessGroup:
         env: Mapping[str, str] | None = None,
         on_exit: Callable[[int], None] = lambda _: None,
         pipes: bool = False,
+        leader: Leader | None = None,
     ) -> None:
         self.command = tuple(command)
         self.log = log
@@ -47,10 +60,20 @@ class ProcessGroup:
         self._on_exit = on_exit
         self._input: asyncio.WriteTransport | None = None
         self._output: asyncio.ReadTransport | None = None
+        self._popen: subprocess.Popen[bytes] | None = None
+        if leader is None:
+            leader = self._popen = self._started(cwd, env, pipes=pipes)
+        self._leader = leader
+        self.pid = leader.pid
+        reaper.hold("group", self.pid)
+        # A thread of its own: the event loop's default pool is small, and this one blocks for the process's life.
+        threading.Thread(target=self._reap, args=(loop,), name=f"wait-{self.pid}", daemon=True).start()
+
+    def _started(self, cwd: Path | None, env: Mapping[str, str] | None, *, pipes: bool) -> subprocess.Popen[bytes]:
         try:
             reaper.stand_by()
-            with log.open("ab") as output:
-                self._leader = subprocess.Popen(
+            with self.log.open("ab") as output:
+                return subprocess.Popen(
                     self.command,
                     cwd=cwd,
                     env={**os.environ, **(env or {})},
@@ -63,10 +86,6 @@ class ProcessGroup:
             why = reason(error) if isinstance(error, OSError) else str(error)
             where = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
             raise HarnessError(f"cannot start {self.command[0]!r}: {why}{where}") from error
-        self.pid = self._leader.pid
-        reaper.hold("group", self.pid)
-        # A thread of its own: the event loop's default pool is small, and this one blocks for the process's life.
-        threading.Thread(target=self._reap, args=(loop,), name=f"wait-{self.pid}", daemon=True).start()
 
     def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
         status = self._leader.wait()
@@ -89,10 +108,11 @@ class ProcessGroup:
 
     async def output(self, longest_line_bytes: int) -> asyncio.StreamReader:
         """What it prints, of a command that was started with pipes; call it once, before `write`."""
+        assert self._popen is not None
         loop = asyncio.get_running_loop()
         lines = asyncio.StreamReader(limit=longest_line_bytes)
-        self._output, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), self._leader.stdout)
-        self._input, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, self._leader.stdin)
+        self._output, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), self._popen.stdout)
+        self._input, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, self._popen.stdin)
         return lines
 
     def write(self, text: bytes) -> None:
@@ -129,9 +149,20 @@ class ProcessGroup:
     async def pause(self) -> None:
         """SIGSTOP the group, and wait until all of it stands still: its threads stop one after the other."""
         self.send_signal(signal.SIGSTOP)
+        await self.stopped()
+
+    async def stopped(self) -> None:
+        """Wait until all of it stands still, after something has stopped it."""
+        await self._until("TtZX", "to stop after SIGSTOP")
+
+    async def idle(self) -> None:
+        """Wait until every thread of the group waits for something to happen; at once where there is no /proc."""
+        await self._until("SZX", "to have nothing to do")
+
+    async def _until(self, states: str, what: str) -> None:
         await waiting.until(
-            lambda: all(state in "TtZX" for state in _states(self.pid, "task/*/stat")),
-            awaited=f"the process group {self.pid} to stop after SIGSTOP",
+            lambda: all(state in states for state in _states(self.pid, "task/*/stat")),
+            awaited=f"the process group {self.pid} {what}",
             timeout_seconds=_KILL_TIMEOUT_SECONDS,
             interval_seconds=0.001,
         )

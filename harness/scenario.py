@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from harness import checker, node, repeat, target
+from harness import checker, node, repeat, target, trace
 from harness import history as h
 from harness.checker import Anomaly, Judgement, Kind, VerdictWord
 from harness.clients.client import TRANSPORTS
@@ -33,8 +33,9 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 class Control(msgspec.Struct, frozen=True):
     """The schedule with a protection off.
 
-    Another policy of the sender, no outbox, receivers that forget their offset, a server of the target's own; also one
-    on another target, or with another client. `expected` is the anomaly that it must show on the bitten
+    Another policy of the sender, no outbox, receivers that forget their offset, a server of the target's own, a store
+    that leaves out the call which commits and reports it as done (`lies`); also one on another target, or with another
+    client. `expected` is the anomaly that it must show on the bitten
     message. Where `exactly` is given, it must show these kinds of anomalies and no others. A schedule that needs luck
     is tried up to `tries` times. `order` is what it is judged by, where that is not what its target claims. A schedule
     whose traffic shows the anomaly without any fault has no null.
@@ -46,6 +47,7 @@ class Control(msgspec.Struct, frozen=True):
     server: str | None = None
     outbox: bool = True
     forgets: bool = False
+    lies: bool = False
     target: str | None = None
     client: str | None = None
     exactly: tuple[Kind, ...] | None = None
@@ -62,6 +64,7 @@ CONTROLS = {
         Control("without_unique", "duplicate", server="without_unique"),
         Control("without_outbox", "silent_drop", outbox=False),
         Control("without_offset", "repeated", forgets=True),
+        Control("without_commit", "lost", lies=True),
         # What the tutorial says of the client's own ways; the last of them needs a fault that it shows nothing without.
         Control("fire-and-forget", "lost", policy="fire-and-forget"),
         Control("resend", "reordered", policy="resend"),
@@ -108,6 +111,7 @@ class Scenario(msgspec.Struct, frozen=True):
     policy: h.Policy | None = None
     guarantee: h.Guarantee | None = None
     linux: bool = False
+    traces: bool = False
     server: str | None = None
     target: str | None = None
     clients: tuple[str, ...] = ()
@@ -129,6 +133,7 @@ def scenario(
     policy: h.Policy | None = None,
     guarantee: h.Guarantee | None = None,
     linux: bool = False,
+    traces: bool = False,
     server: str | None = None,
     clients: Sequence[str] = (),
     target: str | None = None,
@@ -148,6 +153,7 @@ def scenario(
         policy: of the senders in the run of the claim, where it is not what the target's guarantee asks for.
         guarantee: what this policy can keep, where that is less than what the target claims.
         linux: it needs something that only Linux has.
+        traces: it traces the server's system calls.
         server: the control server of runs whose senders ask for no acknowledgement, where the target has it.
         clients: those that it runs with, where it needs what others do not have; else the user chooses.
         target: the target that it runs on, by its path or name, where it is about that; else the user chooses.
@@ -175,6 +181,7 @@ def scenario(
             policy,
             guarantee,
             linux,
+            traces,
             server,
             target,
             tuple(clients),
@@ -303,6 +310,8 @@ def missing(case: Case) -> str | None:
     """What a case needs that this machine does not have, or None."""
     if case.scenario.linux and sys.platform != "linux":
         return "it needs Linux"
+    if case.scenario.traces and (lack := trace.lack()) is not None:
+        return lack
     if any(run.needs_node for run in runs(case)):
         return node.lack()
     return None

@@ -16,6 +16,7 @@ from harness import waiting
 from harness.clients.author import Message
 from harness.errors import HarnessError, TargetError
 from harness.fault import Acts, NotSeen, fault
+from harness.forks import ForkServer
 from harness.link import SenderLink, stored_unanswered
 from harness.process import ProcessGroup
 from harness.store import SQLiteStore
@@ -65,6 +66,7 @@ class Server:
         self._command = target.command(control)
         self._patience_seconds = patience_seconds
         self._process: ProcessGroup | None = None
+        self._forks: ForkServer | None = None
         self._end_expected = False
         self._log_start = 0
 
@@ -83,24 +85,54 @@ class Server:
         await self.kill()
         await self._require_free_port()
         self._end_expected = False
-        self._process = self._launch(environment or {})
+        self._process = await self._launch(environment or {})
         await self._wait_until_ready(self._process)
         self._recorder.record(h.ServerStarted(time=self._recorder.now(), pid=self._process.pid))
 
-    def _launch(self, environment: Mapping[str, str], prefix: Sequence[str] = ()) -> ProcessGroup:
+    async def _launch(
+        self, environment: Mapping[str, str], prefix: Sequence[str] = (), *, held: bool = False
+    ) -> ProcessGroup:
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        env = {key: self._fill(value) for key, value in {**self._target.server.env, **environment}.items()}
-        command = [*prefix, *(self._fill(text) for text in self._command)]
+        command = [self._fill(text) for text in self._command]
         try:
+            if self._forks is not None and not environment and not prefix:
+                leader = await self._forks.fork(self._log, held=held)
+                return ProcessGroup(command, log=self._log, on_exit=self._exited, leader=leader)
+            command = [*prefix, *(_HELD if held else ()), *command]
+            env = self._env(environment)
             return ProcessGroup(command, cwd=self._target.folder, env=env, log=self._log, on_exit=self._exited)
         except HarnessError as error:
             raise TargetError(f"the server of {self._target.name} cannot be started: {error}") from error
+
+    def _env(self, more: Mapping[str, str]) -> dict[str, str]:
+        return {key: self._fill(value) for key, value in {**self._target.server.env, **more}.items()}
+
+    @contextlib.asynccontextmanager
+    async def forking(self) -> AsyncIterator[None]:
+        """Each start within is a fork, where the target offers that and this is its own server."""
+        command = self._target.server.fork
+        if command is None or self._command != self._target.command():
+            yield
+            return
+        self._forks = ForkServer(
+            [self._fill(text) for text in command],
+            folder=self._target.folder,
+            env=self._env({}),
+            log=self._log.with_name("fork.log"),
+        )
+        try:
+            yield
+        finally:
+            forks, self._forks = self._forks, None
+            await self.kill()  # nobody would learn of its end
+            await forks.close()
+            await self.start()
 
     async def _start_badly(self, prefix: Sequence[str] = (), *, ready: Callable[[], Awaitable[bool]]) -> int | None:
         """Start it where it cannot work; its exit status, or None when it runs, `ready` or not, at the deadline."""
         await self.kill()
         self._end_expected = True
-        self._process = process = self._launch({}, prefix)
+        self._process = process = await self._launch({}, prefix)
 
         async def decided() -> bool:
             return process.exit_status is not None or await ready()
@@ -194,6 +226,52 @@ class Server:
     def pids(self) -> list[int]:
         """The processes of its group; none where there is no /proc."""
         return self._process.pids() if self._process is not None else []
+
+    def group(self) -> int:
+        """The id of its process group.
+
+        Raises:
+            NotSeen: it does not run.
+        """
+        return self._running().pid
+
+    async def idle(self) -> None:
+        """Wait until it has nothing to do."""
+        await self._running().idle()
+
+    def expect_end(self) -> None:
+        """Its next end is the harness's doing."""
+        self._end_expected = True
+
+    async def ended(self) -> None:
+        """Wait until its process group is gone, after something has killed it."""
+        if self._process is not None:
+            await self._process.wait()
+            await self.kill()
+
+    async def start_held(self) -> None:
+        """Start it so that it stands before its first call, until `let_go`; nobody waits until it is ready.
+
+        Raises:
+            TargetError: it cannot be started.
+        """
+        await self.kill()
+        await self._require_free_port()
+        self._end_expected = True
+        self._process = await self._launch({}, held=True)
+        await self._process.stopped()
+
+    def let_go(self) -> None:
+        """Let it start that stands before its first call."""
+        self._running().resume()
+
+    @contextlib.asynccontextmanager
+    async def restarting(self) -> AsyncIterator[None]:
+        """At the end it is started, whatever has become of it."""
+        try:
+            yield
+        finally:
+            await self.start()
 
     def _running(self) -> ProcessGroup:
         if self._process is None or not self.is_running:
@@ -424,7 +502,7 @@ class Server:
     async def forget_acknowledgements(self, link: SenderLink, sends: int) -> Acts:
         """Have the target's server that acknowledges nothing, until the message was given up after that many sends.
 
-        A sender that never gives up sends it once more than that.
+        Of a sender that never gives up, until it has sent it once more than that.
         """
         async with self._healing(link):
             await self.stop()
@@ -435,8 +513,9 @@ class Server:
                 self._command = own
             await link.sender.connected(self._patience_seconds)
             message = yield None
+            gives_up = link.sender.policy.startswith("retries")
             await waiting.until(
-                lambda: message.done.is_set() or message.emissions > sends,
+                lambda: message.done.is_set() or (message.emissions > sends and not gives_up),
                 awaited=f"{message.id} to be given up",
                 timeout_seconds=self._patience_seconds,
             )
@@ -488,6 +567,8 @@ class Server:
             raise NotSeen("the message was stored although its link was held")
 
 
+# Stops itself, and then becomes what its arguments say.
+_HELD = ("sh", "-c", 'kill -STOP $$; exec "$@"', "sh")
 # Permission bits do not bind root; without these two privileges they do.
 _UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
 

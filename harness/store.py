@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import resource
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from harness.fault import Acts, NotSeen, fault
 
 LockMode = Literal["IMMEDIATE", "EXCLUSIVE"]
 
+_SUFFIXES = ("", "-wal", "-journal", "-shm")
 _COLUMNS = ("id", "client_offset", "content")
 # How long a read, or the lock itself, waits for somebody else's lock.
 _BUSY_TIMEOUT_SECONDS = 5.0
@@ -41,6 +43,9 @@ class SQLiteStore:
         run: the token of the run.
         patience_seconds: how long a message's row is waited for.
         server_pids: the processes that write to it.
+
+    Attributes:
+        path: of the database file.
     """
 
     title = "the store"
@@ -55,7 +60,7 @@ class SQLiteStore:
         server_pids: Callable[[], Iterable[int]],
     ) -> None:
         self._server_pids = server_pids
-        self._path = path
+        self.path = path
         self._query = rows_query
         self._run = run
         self._patience_seconds = patience_seconds
@@ -69,15 +74,15 @@ class SQLiteStore:
         return await asyncio.to_thread(self._rows)
 
     def _rows(self) -> list[StoredRow]:
-        if not self._path.exists():
-            raise TargetError(f"the store {self._path} does not exist: the server has to create it before it is ready")
-        if not self._path.is_file():
-            raise TargetError(f"the store {self._path} is not a file")
+        if not self.path.exists():
+            raise TargetError(f"the store {self.path} does not exist: the server has to create it before it is ready")
+        if not self.path.is_file():
+            raise TargetError(f"the store {self.path} is not a file")
         try:
-            with self._connected(f"{self._path.as_uri()}?mode=ro") as database:
+            with self._connected(f"{self.path.as_uri()}?mode=ro") as database:
                 return self._read(database)
         except (sqlite3.Error, sqlite3.Warning) as error:
-            raise TargetError(f"cannot read the rows of {self._path}: {error}; the query is {self._query}") from error
+            raise TargetError(f"cannot read the rows of {self.path}: {error}; the query is {self._query}") from error
 
     def _read(self, database: sqlite3.Connection) -> list[StoredRow]:
         cursor = database.execute(self._query)
@@ -121,6 +126,21 @@ class SQLiteStore:
             awaited=f"a row of {message.id}",
             timeout_seconds=self._patience_seconds,
         )
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy its files into a folder; nobody may have it open."""
+        for path in self._files():
+            shutil.copyfile(path, folder / path.name)
+
+    def copy_from(self, folder: Path) -> None:
+        """Be again what was copied into that folder; nobody may have it open."""
+        for path in self._files():
+            path.unlink()
+        for path in folder.iterdir():
+            shutil.copyfile(path, self.path.with_name(path.name))
+
+    def _files(self) -> list[Path]:
+        return [path for suffix in _SUFFIXES if (path := self.path.with_name(self.path.name + suffix)).exists()]
 
     @fault("store")
     async def lock(self, seconds: float, mode: LockMode = "IMMEDIATE") -> Acts:
@@ -168,7 +188,7 @@ class SQLiteStore:
     @contextlib.contextmanager
     def read_only(self) -> Iterator[None]:
         """Take the permission to write the database, and its journals, from everybody who opens it from now on."""
-        files = [*self._path.parent.glob(f"{self._path.name}*"), self._path.parent]
+        files = [*self.path.parent.glob(f"{self.path.name}*"), self.path.parent]
         modes = {path: path.stat().st_mode for path in files}
         try:
             for path, mode in modes.items():
@@ -185,7 +205,7 @@ class SQLiteStore:
         Raises:
             NotSeen: it may write, or cannot even run.
         """
-        command = [*prefix, sys.executable, "-I", "-S", "-c", _PROBE, str(self._path)]
+        command = [*prefix, sys.executable, "-I", "-S", "-c", _PROBE, str(self.path)]
         try:
             tried = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -212,12 +232,12 @@ class SQLiteStore:
     def _lock(self, held: contextlib.ExitStack, mode: LockMode) -> sqlite3.Connection:
         try:
             with contextlib.ExitStack() as taking:
-                database = taking.enter_context(self._connected(f"{self._path.as_uri()}?mode=rw"))
+                database = taking.enter_context(self._connected(f"{self.path.as_uri()}?mode=rw"))
                 database.execute(f"BEGIN {mode}")
                 # Not before: who is cancelled meanwhile must not wait, in the event loop, to close what waits in here.
                 held.push(taking.pop_all())
         except sqlite3.Error as error:
-            raise TargetError(f"cannot lock {self._path}: {error}") from error
+            raise TargetError(f"cannot lock {self.path}: {error}") from error
         return database
 
 

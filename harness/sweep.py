@@ -1,13 +1,17 @@
-"""Fault spaces that are covered completely: every byte of an exchange is a case.
+"""Fault spaces that are covered completely: every byte of an exchange is a case, every system call of the server is.
 
-A case is named by what is swept, where and at which position: `wire/up/37` is a cut after 37 bytes upstream.
+A case is named by what is swept, where and at which position: `wire/up/37` is a cut after 37 bytes upstream,
+`syscall/kill/9` a kill at the tenth of the server's calls.
 """
 
 import asyncio
 import itertools
 import string
 from collections.abc import Callable, Sequence
+from typing import Literal
 
+from harness.calls import Call, Error, addressed, fails_with
+from harness.clients.author import Message
 from harness.clients.sender import Sender
 from harness.fault import Fault
 from harness.link import Direction, SenderLink
@@ -20,6 +24,11 @@ _TEXT = "hello"
 # rows, in broadcasts and in handshakes, and those of acknowledgements, which some clients count over all connections.
 _FIRST = 100
 _DRY_RUNS = 5
+# Each is a start of the server.
+_DRY_CALLS = 3
+_SYNCS = ("fsync", "fdatasync")
+# A WebSocket frame of a client: two bytes and the mask, and two more where the payload is longer than 125 bytes.
+_HEADER_BYTES, _LONG_HEADER_BYTES, _LONGEST_SHORT_PAYLOAD = 6, 8, 125
 
 
 async def every_byte(system: System, direction: Direction, lanes: int | None = None) -> None:
@@ -37,7 +46,13 @@ async def every_byte(system: System, direction: Direction, lanes: int | None = N
     # Over polling an answer and a broadcast can share one response, or not: there, an exchange may end anywhere.
     shared = system.transport == "polling" and direction == "downstream"
     shortest, longest = (1 if shared else min(lengths)), max(lengths)
-    await _through(system, senders, longest + 2, lambda link, count: link.cut_at(direction, shortest, longest, count))
+    await _through(
+        system,
+        senders,
+        longest + 2,
+        lambda link, count: link.cut_at(direction, shortest, longest, count),
+        lambda count: _place(count, longest, framed=direction == "upstream" and system.transport == "websocket"),
+    )
 
 
 async def every_byte_of_a_handshake(system: System, direction: Direction) -> None:
@@ -46,7 +61,106 @@ async def every_byte_of_a_handshake(system: System, direction: Direction) -> Non
     await asyncio.gather(*(sender.send_many(_FIRST // len(senders)) for sender in senders))
     lengths = [await _handshake(senders[0], direction) for _ in range(_DRY_RUNS)]
     length = min(lengths)
-    await _through(system, senders, length + 2, lambda link, count: link.cut_handshake(direction, count, length))
+    await _through(
+        system,
+        senders,
+        length + 2,
+        lambda link, count: link.cut_handshake(direction, count, length),
+        lambda count: _place(count, length),
+    )
+
+
+async def every_call(system: System, action: Literal["kill"] | Error) -> None:
+    """Kill the server at each system call while it handles a message, or have each fail that can."""
+    async with system.server.forking():
+        await _every_call(system, action)
+
+
+async def _every_call(system: System, action: Literal["kill"] | Error) -> None:
+    sender = await _prepared(system)
+    found = await _calls(system, sender)
+    chosen = found if action == "kill" else [call for call in found if fails_with(call, action)]
+
+    def fault(case: int) -> Fault:
+        if case == len(chosen):
+            return system.calls.hit_no_call()
+        return (
+            system.calls.kill_at_call(chosen[case])
+            if action == "kill"
+            else system.calls.fail_at_call(chosen[case], action)
+        )
+
+    await _each_on_its_own(system, sender, len(chosen) + 1, fault, [*map(str, chosen), "behind the last call"])
+
+
+async def every_call_of_a_recovery(system: System) -> None:
+    """Kill the server when a message is written and not yet valid, and at each call of the start that follows."""
+    async with system.server.forking():
+        await _every_call_of_a_recovery(system)
+
+
+async def _every_call_of_a_recovery(system: System) -> None:
+    # A dry run kills the server, too. So that it does no harm in a control or a null its sender is none of theirs.
+    probe = await system.sender("probe", policy="persistent")
+    sender = await _prepared(system)
+    found = await _calls(system, probe)
+    first = next((call for call in found if call.fingerprint.startswith(_SYNCS)), found[-1])
+    runs = []
+    for _ in range(_DRY_CALLS):
+        await _afresh(system, probe)
+        runs.append(await system.calls.dry_recovery(first, lambda: probe.post(_TEXT)))
+        await probe.finished(probe.messages[-1])
+    chosen = addressed(runs)
+    await _each_on_its_own(
+        system,
+        sender,
+        len(chosen),
+        lambda case: system.calls.kill_in_recovery(first, chosen[case]),
+        [*map(str, chosen)],
+    )
+
+
+async def _prepared(system: System) -> AnySender:
+    """A sender that has sent a message before the store becomes the template of every case."""
+    sender = await system.sender("alice")
+    await sender.send(_TEXT)
+    await system.make_template()
+    return sender
+
+
+async def _calls(system: System, sender: AnySender) -> list[Call]:
+    """The calls by which a message is handled, of which each has to be in every dry run."""
+
+    async def handled() -> Message:
+        message = await sender.send(_TEXT)
+        await sender.idle(downstream=True)
+        return message
+
+    runs = []
+    for _ in range(_DRY_CALLS):
+        await _afresh(system, sender)
+        runs.append(await system.calls.dry_run(handled))
+    return addressed(runs)
+
+
+async def _afresh(system: System, sender: AnySender) -> None:
+    """The state that each case and each dry run begins with: the template, and one message."""
+    await system.renew()
+    await sender.send(_TEXT)
+    await sender.idle(downstream=True)
+    await system.server.idle()
+
+
+async def _each_on_its_own(
+    system: System, sender: AnySender, count: int, fault: Callable[[int], Fault], places: Sequence[str]
+) -> None:
+    for case in system.cases(count):
+        await _afresh(system, sender)
+        async with system.inject(fault(case), case=case, place=places[case]) as injected:
+            message = sender.post(_TEXT)
+            await injected.bitten(message)
+        await sender.finished(message)
+    await sender.send(_TEXT)
 
 
 async def _senders(system: System, count: int) -> list[AnySender]:
@@ -54,7 +168,11 @@ async def _senders(system: System, count: int) -> list[AnySender]:
 
 
 async def _through(
-    system: System, senders: Sequence[AnySender], count: int, fault: Callable[[SenderLink, int], Fault]
+    system: System,
+    senders: Sequence[AnySender],
+    count: int,
+    fault: Callable[[SenderLink, int], Fault],
+    place: Callable[[int], str],
 ) -> None:
     """Go through the cases: each is a fault that bites a message, on whatever link has nothing to do."""
     cases = iter(system.cases(count))
@@ -62,13 +180,24 @@ async def _through(
 
     async def work(sender: AnySender) -> None:
         for case in cases:
-            async with system.inject(fault(sender.link, case), case=case) as injected:
+            async with system.inject(fault(sender.link, case), case=case, place=place(case)) as injected:
                 message = sender.post(_TEXT)
                 await injected.bitten(message)
             await sender.finished(message)
 
     await asyncio.gather(*map(work, senders))
     await senders[0].send(_TEXT)
+
+
+def _place(count: int, length: int, *, framed: bool = False) -> str:
+    """What stands behind so many bytes: the first byte that does not get through."""
+    if count >= length:
+        return "behind the last byte" if count == length else "one byte more than there are"
+    place = f"byte {count + 1} of {length}"
+    if not framed:
+        return place
+    header = _LONG_HEADER_BYTES if length > _HEADER_BYTES + _LONGEST_SHORT_PAYLOAD else _HEADER_BYTES
+    return f"{place}, {'frame header' if count < header else 'payload'}"
 
 
 async def _handshake(sender: AnySender, direction: Direction) -> int:

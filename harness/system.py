@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 
 from harness import history as h
 from harness import node, ports, reaper, resources, waiting
+from harness.call_faults import CallFaults
 from harness.clients.author import Message, Offsets, patience_seconds
 from harness.clients.client import Dialer
 from harness.clients.driver import DriverReceiver, DriverSender, Program
@@ -25,7 +26,7 @@ from harness.fault import Fault, NotSeen
 from harness.link import Link, ReceiverLink, SenderLink
 from harness.scenario import Case, Run, Scenario, cases, seed_of
 from harness.server import Server
-from harness.store import SQLiteStore
+from harness.store import SQLiteStore, StoredRow
 from harness.target import Target, fill
 from harness.toxiproxy import Toxiproxy
 
@@ -105,6 +106,7 @@ class System:
 
     Attributes:
         server: the server, with its faults.
+        calls: the server's system calls, with their faults.
         store: the store, with its faults.
     """
 
@@ -138,6 +140,9 @@ class System:
         self._shaken: Link | None = None
         self._faults = 0
         self._acting = 0
+        self._template: Path | None = None
+        self._template_rows: list[StoredRow] = []
+        self._rows_before: set[str | None] = set()
 
     async def __aenter__(self) -> Self:
         try:
@@ -176,6 +181,14 @@ class System:
             control=self._run.server,
             patience_seconds=self._patience_seconds,
             moves=self._move,
+        )
+        self.calls = CallFaults(
+            self.server,
+            self.store,
+            self._recorder,
+            log=self._folder / "tracer.log",
+            patience_seconds=self._patience_seconds,
+            lies=self._run.control is not None and self._run.control.lies,
         )
         self._cleanup.push_async_callback(self.server.kill)
         await self.server.start()
@@ -363,10 +376,11 @@ class System:
         return everyone
 
     @contextlib.asynccontextmanager
-    async def inject(self, fault: Fault, case: int | None = None) -> AsyncIterator[Injection]:
+    async def inject(self, fault: Fault, case: int | None = None, place: str | None = None) -> AsyncIterator[Injection]:
         """Have a fault act for as long as the scope lasts. While any does, one receiver has no link.
 
-        In a null run this does nothing, and nothing else knows that it is one. `case` is its position in a sweep.
+        In a null run this does nothing, and nothing else knows that it is one. In a sweep `case` is its position, and
+        `place` what stands there.
         """
         self._faults += 1
         number = self._faults
@@ -381,6 +395,7 @@ class System:
                 kind=fault.kind,
                 on=fault.on,
                 case=None if case is None else f"{self._run.space}/{case}",
+                place=place,
             )
         )
         async with contextlib.AsyncExitStack() as ending:  # each step is taken, whatever becomes of the others
@@ -429,6 +444,36 @@ class System:
             return list(positions)
         return sorted({*positions[:: max(1, count // _SAMPLES)], *positions[-3:]})
 
+    async def make_template(self) -> None:
+        """Keep the store as it is now; `renew` returns to it. What is in it counts as read."""
+        await self.server.stop()
+        self._template = self._directory()
+        self.store.copy_to(self._template)
+        self._template_rows = await self.store.rows()
+        self._record(self._template_rows)
+        await self.server.start()
+
+    async def renew(self) -> None:
+        """Read what is in the store, and start the server again on what it was when `make_template` was called.
+
+        Every client is connected then.
+
+        Raises:
+            TargetError: the store cannot be read, or the server does not start.
+        """
+        assert self._template is not None
+        await self._settle()
+        await self.server.kill()
+        rows = await self._new_rows()
+        self._record(rows)
+        self._rows_before |= self._identities([*self._template_rows, *rows])
+        self.store.copy_from(self._template)
+        await self.server.start()
+        await self.all_online()
+
+    def _identities(self, rows: Sequence[StoredRow]) -> set[str | None]:
+        return {h.identity_in(self._token, row.content, row.client_offset) for row in rows}
+
     @property
     def transport(self) -> str:
         """How the clients of this run are connected."""
@@ -457,7 +502,15 @@ class System:
         for client in (*self._senders, *self._receivers):
             await client.close()
         await self.server.stop()
-        for row in await self.store.rows():
+        self._record(await self._new_rows())
+
+    async def _new_rows(self) -> list[StoredRow]:
+        """The rows that no earlier reading has recorded."""
+        rows, known = await self.store.rows(), self._template_rows
+        return rows[len(known) :] if rows[: len(known)] == known else rows
+
+    def _record(self, rows: Sequence[StoredRow]) -> None:
+        for row in rows:
             self._recorder.record(h.Row(time=self._recorder.now(), **row._asdict()))
 
     async def _drain(self) -> None:
@@ -483,7 +536,7 @@ class System:
 
         async def settled() -> bool:
             rows = await self.store.rows()
-            stored = {h.identity_in(self._token, row.content, row.client_offset) for row in rows} - {None}
+            stored = (self._identities(rows) | self._rows_before) - {None}
             return owed <= stored and all(stored <= receiver.messages for receiver in self._receivers)
 
         with contextlib.suppress(waiting.WaitTimeout):

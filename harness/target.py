@@ -31,6 +31,7 @@ class Server(_Table, frozen=True, kw_only=True):
     cwd: str = "."
     ready: str = "tcp"
     env: dict[str, str] = {}
+    fork: list[str] | None = None
     ready_timeout_seconds: float = 10
     stop_timeout_seconds: float = 5
 
@@ -245,6 +246,8 @@ def _problems(target: Target) -> Iterator[str]:
     for name, command in msgspec.structs.asdict(target.controls).items():
         if command is not None:
             commands[f"controls.{name}"] = command
+    if server.fork is not None:
+        commands["server.fork"] = server.fork
     for key, command in {**commands, "client.command": target.client.command}.items():
         if not command or not command[0]:
             yield f"key `{key}`: expected a program and its arguments, got {command}"

@@ -17,6 +17,20 @@ async def test_message_in_flight_at_a_kill_is_stored_once(system: System) -> Non
     await alice.send()
 
 
+@scenario(family="kill", controls=["without_commit"], variants={"answered": {}}, transports=["websocket"], traces=True)
+async def test_message_acknowledged_before_a_kill_is_stored_once(system: System) -> None:
+    """A message whose sender has its acknowledgement when the server is killed is there after the restart."""
+    alice = await system.sender("alice")
+    await alice.send()
+    await system.calls.dry_run(alice.send)
+
+    async with system.inject(system.calls.kill_answered()) as fault:
+        message = alice.post()
+        await fault.bitten(message)
+
+    await alice.send()
+
+
 @scenario(
     family="crash",
     controls=["new-offset", "without_unique"],

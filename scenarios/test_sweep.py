@@ -1,9 +1,12 @@
-"""Every byte of a message's exchange is cut once: nothing between two bytes is left to luck.
+"""Every byte of a message's exchange is cut once, and the server killed at every system call: nothing is left to luck.
 
 `pytest scenarios/test_sweep.py --case wire/up/37` runs one case.
 """
 
+from typing import Literal
+
 from harness import sweep
+from harness.calls import Error
 from harness.link import Direction
 from harness.scenario import scenario
 from harness.system import System
@@ -34,3 +37,33 @@ async def test_message_that_waits_for_a_handshake_which_is_cut_at_any_byte_is_st
 ) -> None:
     """A way back that ends after any number of bytes of its handshake: the next one carries the message."""
     await sweep.every_byte_of_a_handshake(system, direction)
+
+
+@scenario(
+    family="syscall",
+    controls=["once"],
+    variants={"kill": {"action": "kill"}, "eio": {"action": "EIO"}, "enospc": {"action": "ENOSPC"}},
+    transports=["websocket"],
+    clients=["python"],  # the space is the server's: who sends makes no difference to it
+    traces=True,
+    sweep=True,
+)
+async def test_message_at_any_system_call_of_which_the_server_dies_or_fails_is_stored_once(
+    system: System, action: Literal["kill"] | Error
+) -> None:
+    """A server that is killed at any call by which it handles a message, or whose store fails there."""
+    await sweep.every_call(system, action)
+
+
+@scenario(
+    family="syscall",
+    controls=["new-offset"],
+    variants={"recovery": {}},
+    transports=["websocket"],
+    clients=["python"],
+    traces=True,
+    sweep=True,
+)
+async def test_message_of_a_server_that_dies_at_any_system_call_of_its_recovery_is_stored_once(system: System) -> None:
+    """A server that is killed while it handles a message, and again at any call of the start that follows."""
+    await sweep.every_call_of_a_recovery(system)

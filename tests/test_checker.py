@@ -636,6 +636,27 @@ def test_stored_message_that_was_not_given_up_is_no_false_failure(outcome: str) 
     assert findings(script.finished()) == []
 
 
+# -- not_durable -------------------------------------------------------------------------------------------------
+
+SYNCED = ("pwrite64 store-wal 4096", "fdatasync store-wal", "sendto socket")
+UNSYNCED = ("pwrite64 store-wal 4096", "sendto socket")
+
+
+@pytest.mark.parametrize(
+    ("calls", "acknowledged", "found"),
+    [(SYNCED, True, False), (UNSYNCED, True, True), (UNSYNCED, False, False), ((), True, True), ((), False, False)],
+)
+def test_acknowledgement_before_the_sync_is_not_durable(
+    calls: tuple[str, ...], acknowledged: bool, found: bool
+) -> None:
+    """A row that is not synced harms nobody while its sender was told nothing."""
+    script = Script()
+    posted = script.send()
+    script.events.append(h.Traced(time=0.0, message=posted.message, calls=calls, acknowledged=acknowledged))
+    script.rows(posted)
+    assert (("not_durable", posted.message, None) in findings(script.finished())) is found
+
+
 # -- slow_recovery -----------------------------------------------------------------------------------------------
 
 
@@ -795,6 +816,7 @@ BROKEN_GUARANTEES: dict[str, tuple[str, ...]] = {
     "misordered": (),
     "phantom": (),
     "false_failure": (),
+    "not_durable": ("at-least-once", "exactly-once"),
     "slow_recovery": ALL,
 }
 BROKEN_PROMISES: dict[str, tuple[str, ...]] = {
@@ -1604,6 +1626,15 @@ def stored_message_given_up(sketch: Sketch, draw: Draw) -> Place:
         else event
         for event in sketch.traffic
     ]
+    return posted.message, None
+
+
+@damage("not_durable")
+def acknowledged_before_its_sync(sketch: Sketch, draw: Draw) -> Place:
+    """The server was seen to write a message, and not to sync it, before its acknowledgement."""
+    posted = some(draw, sketch.acknowledged)
+    traced = h.Traced(time=0.0, message=posted.message, calls=UNSYNCED, acknowledged=True)
+    sketch.traffic.append(traced)
     return posted.message, None
 
 

@@ -13,8 +13,9 @@ CUT, WHOLE = "the connection was cut after 3 bytes", "nothing was cut: the excha
 class Sweep(Script):
     """A history of a sweep: each case is a fault on a message of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, fault: str = "cut at") -> None:
         super().__init__(receivers="none")
+        self.name = fault
         self.posted = [self.send()]
         self.cases = 0
 
@@ -24,14 +25,17 @@ class Sweep(Script):
         """One case, whose message is sent again or not and stored so often."""
         self.cases += 1
         number = self.cases
-        self.events.append(h.FaultBegan(time=0.0, number=number, fault="cut at", kind="link", on="alice", case=case))
+        began = h.FaultBegan(
+            time=0.0, number=number, fault=self.name, kind="link", on="alice", case=case, place="there"
+        )
+        self.events.append(began)
         message = self.post()
         self.attempt(message)
         if again:
             self.info(message)
         if bites:
             self.events.append(
-                h.Bitten(time=0.0, number=number, fault="cut at", message=message.message, seen=seen, evidence=said)
+                h.Bitten(time=0.0, number=number, fault=self.name, message=message.message, seen=seen, evidence=said)
             )
         self.healed(number)
         if again:
@@ -94,17 +98,24 @@ def test_outcomes_are_in_the_order_of_their_positions() -> None:
     assert [it.case for it in sweep.outcomes()] == ["wire/up/2", "wire/up/9", "wire/up/10"]
 
 
-@pytest.mark.parametrize(("count", "header"), [(133, 6), (134, 8)])
-def test_place_says_what_stands_there(count: int, header: int) -> None:
-    """A frame's header is two bytes longer when its payload is longer than 125 bytes; behind the frame is nothing."""
-    sweep = Sweep()
-    for position in range(count):
-        sweep.case(f"wire/up/{position}")
-    length = count - 2
-    places = [it.place for it in sweep.outcomes()]
-    assert [place.endswith("frame header") for place in places] == [True] * header + [False] * (count - header)
-    assert places[header] == f"byte {header + 1} of {length}, payload"
-    assert places[-2:] == ["behind the last byte", "one byte more than there are"]
+@pytest.mark.parametrize(
+    ("fault", "resent", "acknowledged", "untouched"),
+    [
+        ("cut at (upstream)", "cut, sent again", "acknowledged, then cut", "not cut"),
+        ("kill at call", "killed, sent again", "acknowledged, then killed", "not killed"),
+        ("fail at call (EIO)", "failed, sent again", "acknowledged, then failed", "not failed"),
+        ("hit no call", "hit, sent again", "acknowledged, then hit", "not hit"),
+    ],
+)
+def test_words_say_what_was_done(fault: str, resent: str, acknowledged: str, untouched: str) -> None:
+    """The first word of a fault's name decides; what stands at its place is what the fault began with."""
+    sweep = Sweep(fault)
+    sweep.case("syscall/kill/0")
+    sweep.case("syscall/kill/1", again=False)
+    sweep.case("syscall/kill/2", again=False, said="nothing was hit")
+    found = sweep.outcomes()
+    assert [it.words for it in found] == [f"{resent}, stored once", acknowledged, f"{untouched}, stored once"]
+    assert {it.place for it in found} == {"there"}
 
 
 def test_neighbours_with_the_same_outcome_are_folded() -> None:

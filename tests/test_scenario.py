@@ -218,8 +218,8 @@ def test_control_is_a_policy_or_a_server_and_what_it_has_to_show(
 
 
 def test_every_control_is_known_above() -> None:
-    """The table above leaves no control out, but the one of receivers."""
-    assert len(s.CONTROLS) == 9
+    """The table above leaves no control out, but the one of receivers and the one of commits."""
+    assert len(s.CONTROLS) == 10
 
 
 def test_control_of_receivers_runs_where_something_is_promised_to_them() -> None:

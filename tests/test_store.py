@@ -17,7 +17,7 @@ from harness import store as store_module
 from harness.clients.author import Message
 from harness.errors import HarnessError, TargetError
 from harness.fault import NotSeen
-from harness.store import LockMode, StoredRow
+from harness.store import LockMode, SQLiteStore, StoredRow
 from harness.waiting import WaitTimeout
 from tests.systems import RUN, in_event_loop, make_store, seen, soon
 
@@ -760,3 +760,23 @@ async def test_read_only_store_is_writable_again_after_an_error(database: Path) 
         with pytest.raises(LookupError, match="goes wrong"):
             disappear()
         assert modes(database) == {name: before[name] for name in (database.parent.name, database.name)}
+
+
+def test_store_is_again_what_was_copied(tmp_path: Path) -> None:
+    """With its WAL, in which the last row is; what came later is gone, and so is a journal that was not there."""
+    path, copy = tmp_path / "a" / "store.db", tmp_path / "copy"
+    path.parent.mkdir()
+    copy.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, client_offset, content)")
+        database.execute("INSERT INTO messages VALUES (1, 'a', 'first')")
+        store = SQLiteStore(path, ROWS, run="", patience_seconds=1, server_pids=lambda: ())
+        store.copy_to(copy)
+        assert (copy / "store.db-wal").stat().st_size
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("INSERT INTO messages VALUES (2, 'b', 'second')")
+        (path.parent / "store.db-journal").write_bytes(b"left over")
+        store.copy_from(copy)
+    assert not (path.parent / "store.db-journal").exists()
+    assert [row.id for row in asyncio.run(store.rows())] == [1]

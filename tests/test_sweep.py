@@ -1,17 +1,21 @@
 """Sweeps on a real system: every position is a case, each cut is where its case says, and nothing is left out."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
 from harness import history as h
-from harness import sweep
+from harness import sweep, trace
+from harness.calls import Error, addressed
 from harness.checker import judge
 from harness.link import Direction
 from harness.outcome import Outcome, outcomes
 from harness.scenario import CONTROLS, Run
 from harness.system import System
+from harness.target import load
+from harness.targets.ledger import ENTRIES
 from tests.systems import in_event_loop
 from tests.test_system import CLAIM, Place, of, place
 
@@ -117,3 +121,115 @@ async def test_control_runs_some_cases_and_loses_each_message(tmp_path: Path, mo
         assert 10 <= len(found) <= 20
         assert {outcome.words for outcome in found[:-2]} == {"lost"}
         assert found[-1].kind == "untouched"
+
+
+# -- system calls ------------------------------------------------------------------------------------------------
+
+FORKING = msgspec.structs.replace(CLAIM, receivers=False, space="syscall/it")
+TRACED = pytest.mark.skipif(trace.lack() is not None, reason="system calls cannot be traced here")
+
+
+async def called(here: Place, action: Literal["kill"] | Error, run: Run = FORKING) -> tuple[h.History, list[Outcome]]:
+    """The history of a sweep of system calls, and what came of its cases."""
+
+    async def schedule(system: System) -> None:
+        await sweep.every_call(system, action)
+
+    history = await here.run(schedule, run, target=run.target)
+    return history, outcomes(history, judge(history))
+
+
+@TRACED
+@in_event_loop
+async def test_server_is_killed_at_every_call_by_which_it_handles_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each case is at the call that its place names, none is left out, and the last one is at none."""
+    async with place(tmp_path, monkeypatch) as here:
+        history, found = await called(here, "kill")
+        assert of(history, h.Failed) == []
+        assert judge(history).verdict == "kept"
+        assert [outcome.case for outcome in found] == [f"syscall/it/{count}" for count in range(len(found))]
+        assert {outcome.kind for outcome in found[:-1]} == {"resent", "acknowledged"}
+        assert (found[-1].kind, found[-1].place) == ("untouched", "behind the last call")
+        for outcome in found[:-1]:
+            assert f"the server was killed at {outcome.place}, its call " in outcome.evidence
+        places = [outcome.place for outcome in found]
+        assert {"pwrite64 store-wal 24", "fdatasync store-wal", "sendto socket"} <= set(places)
+        synced = found[places.index("fdatasync store-wal")]
+        assert synced.kind == "resent"
+        (untouched,) = (event for event in of(history, h.Traced) if event.message in found[-1].evidence)
+        assert set(places[:-1]) <= {str(call) for call in addressed([untouched.calls])}
+        # Each message once, although each case began with the same store.
+        assert len(of(history, h.Row)) == len(of(history, h.Invoke))
+        here.require_nothing_left()
+
+
+@TRACED
+@pytest.mark.parametrize(("error", "names"), [("EIO", {"pwrite64", "fdatasync"}), ("ENOSPC", {"pwrite64"})])
+@in_event_loop
+async def test_every_write_of_the_store_fails_once(
+    error: Error, names: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every sync with EIO; nothing else does, and each message is stored in the end."""
+    async with place(tmp_path, monkeypatch) as here:
+        history, found = await called(here, error)
+        assert of(history, h.Failed) == []
+        assert judge(history).verdict == "kept"
+        assert {outcome.place.partition(" ")[0] for outcome in found[:-1]} == names
+        assert {" store-wal" in outcome.place for outcome in found[:-1]} == {True}
+        assert {outcome.kind for outcome in found[:-1]} == {"resent"}
+        assert found[-1].kind == "untouched"
+
+
+@TRACED
+@in_event_loop
+async def test_calls_of_a_recovery_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is killed when the message is written and not synced, and again in the start that follows."""
+    async with place(tmp_path, monkeypatch) as here:
+        run = msgspec.structs.replace(FORKING, only=7)
+        history = await here.run(sweep.every_call_of_a_recovery, run, target=run.target)
+        assert of(history, h.Failed) == []
+        judgement = judge(history)
+        assert judgement.verdict == "kept"
+        (outcome,) = outcomes(history, judgement)
+        assert (outcome.case, outcome.kind) == ("syscall/it/7", "resent")
+        assert outcome.evidence.startswith("the server was killed at fdatasync store-wal, and at ")
+        assert f"and at {outcome.place}, call " in outcome.evidence
+
+
+@TRACED
+@pytest.mark.parametrize(
+    ("entry", "kinds"),
+    [("never_syncs", {"not_durable"}), ("undoes_unfinished", {"lost"}), ("syncs_later", {"not_durable"})],
+)
+@in_event_loop
+async def test_one_case_is_enough_for_a_server_that_is_wrong_there(
+    entry: str, kinds: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the note which is removed too late; and any, where nothing is ever synced in time."""
+    described = next(each for each in ENTRIES if each.name == entry)
+    async with place(tmp_path, monkeypatch) as here:
+        run = msgspec.structs.replace(FORKING, target=load(str(described.target)))
+
+        async def schedule(system: System) -> None:
+            alice = await system.sender("alice")
+            await system.make_template()
+            await system.renew()
+            await alice.send()
+            await alice.idle(downstream=True)
+            made = await system.calls.dry_run(alice.send)
+            at = next((call for call in addressed([made]) if call.fingerprint == "unlink beside the store"), None)
+            fault = system.calls.kill_at_call(at) if at is not None else system.calls.kill_answered()
+            if at is not None:
+                await system.renew()
+                await alice.send()
+                await alice.idle(downstream=True)
+                await system.server.idle()
+            async with system.inject(fault) as injected:
+                await injected.bitten(alice.post())
+            await alice.send()
+
+        history = await here.run(schedule, run, target=run.target)
+        assert of(history, h.Failed) == []
+        assert {anomaly.kind for anomaly in judge(history).broken_by} == kinds

@@ -33,6 +33,7 @@ name = "full-1.0_x"
 command = ["{python}", "server.py", "--port", "{port}", "--database", "{database}"]
 cwd = "../server"
 ready = "http:/health"
+fork = ["{python}", "server.py", "--fork", "--port", "{port}", "--database", "{database}"]
 env = { LEVEL = "debug", WHERE = "{database}" }
 ready_timeout_seconds = 30
 stop_timeout_seconds = 0.5
@@ -311,7 +312,7 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
             "`claims`, `client`, `controls`, `crash_points`, `delay_points`, `error_points`, `name`, `protocol`, "
             "`schema`, `server`, `store`",
         ),
-        ("server", "`command`, `cwd`, `env`, `ready`, `ready_timeout_seconds`, `stop_timeout_seconds`"),
+        ("server", "`command`, `cwd`, `env`, `fork`, `ready`, `ready_timeout_seconds`, `stop_timeout_seconds`"),
         ("protocol", "`ack_timeout_seconds`, `broadcast`, `event`, `namespace`, `path`"),
         ("store", "`kind`, `location`, `rows`"),
         ("claims", "`content`, `guarantee`, `order`, `receivers`, `recovery_seconds`, `replay`"),

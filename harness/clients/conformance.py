@@ -43,15 +43,17 @@ class Finding:
 
     Args:
         rule: its name.
-        held: whether the program keeps to it; also where it need not, and does not offer it.
-        detail: what the rule says, or how it was broken.
-        seen: the last lines that the program told.
+        held: whether the program keeps to it; also where it need not, and lacks what it is about.
+        detail: what the rule says, or how it was broken, or what is lacking.
+        seen: the last lines that the program told, and those of its standard error.
+        lacks: whether the program does not offer what the rule is about.
     """
 
     rule: str
     held: bool
     detail: str
     seen: str
+    lacks: bool = False
 
 
 class Broken(Exception):
@@ -214,8 +216,11 @@ class Program:
 
     @property
     def seen(self) -> str:
-        """The last lines that it told."""
-        return "\n".join(map(_text, self.told[-12:])) or "(it told nothing)"
+        """The last lines that it told, and those of its standard error."""
+        told = "\n".join(map(_text, self.told[-12:])) or "(it told nothing)"
+        if self.process.log.exists() and self.process.log.stat().st_size:
+            told += f"\nits standard error ends with:\n{self.process.last_log_lines()}"
+        return told
 
     def say(self, **command: object) -> None:
         """Tell it what to do."""
@@ -246,12 +251,14 @@ class Program:
         """Wait until it has told something that often; returns the last.
 
         Raises:
-            Broken: it has not, by the deadline, or has ended.
+            Broken: it has not, by the deadline, or has ended, or has told what is no line of the protocol.
             NotOffered: it told that it does not know the policy.
         """
         what = " ".join([f"`{kind.__name__.lower()}`", *(f"{name} {value!r}" for name, value in fields.items())])
 
         def found() -> list[E]:
+            if self.nonsense:
+                raise Broken(f"it told {self.nonsense[0]}")
             if (errors := self.all(p.Error)) and kind is not p.Error and self._connect["policy"] != self._known:
                 raise NotOffered(errors[0].reason)
             return self.all(kind, **fields)[count - 1 : count]
@@ -266,6 +273,9 @@ class Program:
         if events := found():
             return events[0]
         times = f" {count} times" if count > 1 else ""
+        if self._listening is not None and self._listening.done():
+            with contextlib.suppress(waiting.WaitTimeout):
+                await waiting.within(self.process.wait(), awaited="its end", timeout_seconds=_AT_ONCE_SECONDS)
         if self.process.exit_status is not None:
             raise Broken(f"it {ending(self.process.exit_status)} before it told {what}{times}")
         raise Broken(f"it did not tell {what}{times} within {timeout_seconds:g} s")
@@ -706,7 +716,7 @@ async def _receive_forgetful(bench: Bench) -> None:
 
 @_rule("outbox", "a message that was told with `invoke` outlives a SIGKILL, and one that has settled is not sent again")
 async def _outbox(bench: Bench) -> None:
-    file = bench.folder / "outbox.jsonl"
+    file = bench.folder / "outbox"
     program = await bench.program(outbox=file)
     await program.tells(p.Settled, message=program.post(1))
     await bench.link.disable()
@@ -715,8 +725,6 @@ async def _outbox(bench: Bench) -> None:
     for message in messages:
         await program.tells(p.Invoke, message=message)
     await program.close()
-    with file.open("ab") as half:
-        half.write(b'{"half a line')  # as a kill leaves it
     await bench.link.renew()
     second = await bench.program(outbox=file)
     for message in messages:
@@ -876,17 +884,17 @@ async def check(
 
 
 async def _tried(rule: Rule, bench: Bench) -> Finding:
-    held, detail = True, rule.says
+    held, lacks, detail = True, False, rule.says
     try:
         await bench.begin()
         await rule.test(bench)
     except Broken as broken:
         held, detail = False, f"{broken} ({rule.says})"
     except NotOffered as missing:
-        detail = f"not offered: {missing}"
+        lacks, detail = True, str(missing)
     finally:
         await bench.close()
-    return Finding(rule.name, held, detail, bench.programs[-1].seen if bench.programs else "")
+    return Finding(rule.name, held, detail, bench.programs[-1].seen if bench.programs else "", lacks)
 
 
 @contextlib.asynccontextmanager

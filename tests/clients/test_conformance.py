@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,7 +104,7 @@ async def test_our_drivers_conform(tmp_path: Path, kind: str, breaks: set[str], 
     expected = breaks & set(names)
     # What contradicts itself is the attempt that does not end in `cut`.
     assert set(broken(findings)) == expected | ({"order"} if "cut" in expected else set()), findings
-    not_offered = {name for name, finding in findings.items() if finding.detail.startswith("not offered")}
+    not_offered = {name for name, finding in findings.items() if finding.lacks}
     assert not_offered == lacks & set(names), findings
 
 
@@ -116,7 +117,8 @@ async def test_a_small_driver_conforms_to_what_it_offers(tmp_path: Path) -> None
         tried([sys.executable, str(program)], tmp_path, TRIED), awaited="the rules", timeout_seconds=25.0
     )
     assert not broken(findings), findings
-    assert "not offered: it does not tell `wire`" in findings["wire"].detail
+    assert findings["wire"].lacks
+    assert "it does not tell `wire`" in findings["wire"].detail
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,18 @@ def test_a_message_that_asks_for_nothing_may_fail_and_need_not_end() -> None:
     assert "has ended before" in (contradiction([CONNECTED, ATTEMPT, lost, lost], asks=False) or "")
 
 
+@in_event_loop
+async def test_a_program_that_prints_garbage_is_told_so_at_once(tmp_path: Path) -> None:
+    """The first rule names what it told, and what stands on its standard error, without a wait."""
+    program = tmp_path / "driver.py"
+    program.write_text("import os\nos.write(2, b'oh')\nos.write(1, b'hello\\n')\ninput()\ninput()\n")
+    began = time.monotonic()
+    findings = await tried([sys.executable, str(program)], tmp_path, ["connects"])
+    assert time.monotonic() - began < 5
+    assert "it told b'hello" in findings["connects"].detail
+    assert findings["connects"].seen.endswith("oh")
+
+
 def conformance(folder: Path, *arguments: str) -> tuple[int, list[str]]:
     """Run the command as a user does; its exit status, and the lines that it printed."""
     command = [sys.executable, "-m", "harness", "conformance", *arguments]
@@ -206,7 +220,8 @@ def test_command_exits_with_0_when_every_rule_holds(tmp_path: Path) -> None:
     status, lines = conformance(tmp_path, "--", *WORKER)
     assert status == 0, lines
     assert len(lines) == len(RULES) + 2
-    assert all(line.startswith("holds") for line in lines)
+    assert {line.split()[1] for line in lines if line.startswith("lacks")} == {"tutorial", "wire", "wire-upgrade"}
+    assert all(line.startswith(("holds", "lacks")) for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -330,4 +330,29 @@ ENTRIES = (
         mistake="Messages are acknowledged into a buffer of their connection, which is thrown away when that ends.",
         why="The message before the one that is cut was acknowledged less than half a second ago: it is in the buffer.",
     ),
+    Entry(
+        name="never_syncs",
+        anomaly="not_durable",
+        hop="store",
+        case="kill-answered-python-websocket",
+        mistake="`synchronous = OFF`: nothing that is written is ever synced.",
+        why="Between the last write to the WAL and the acknowledgement there is no sync among the server's calls.",
+    ),
+    Entry(
+        name="syncs_later",
+        anomaly="not_durable",
+        hop="store",
+        case="kill-answered-python-websocket",
+        mistake="Acknowledges after the write and before the sync, which a checkpoint does for all, once a second.",
+        why="When the acknowledgement leaves, the last write to the WAL is not synced.",
+    ),
+    Entry(
+        name="undoes_unfinished",
+        anomaly="lost",
+        hop="server",
+        case="syscall-kill-python-websocket",
+        mistake="A note of each message is removed after the acknowledgement; a start deletes what it finds noted.",
+        why="Right but at one system call: killed at the removal of the note, the next start deletes a row whose sender"
+        " has its acknowledgement. No other moment loses anything.",
+    ),
 )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from . import steps
+from .forks import serve_forks
 from .server import AddressError, Settings, serve
 from .storage import StorageError
 
@@ -36,6 +37,10 @@ def main() -> int:
         ping_timeout_seconds=options.ping_timeout_seconds,
         crash_after_commits=crash_after_commits,
     )
+    return serve_forks(lambda: _serve(settings)) if options.fork else _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
     try:
         asyncio.run(serve(settings))
     except (AddressError, StorageError) as error:
@@ -55,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--without-unique", action="store_true", help="store a repeated client offset again")
     parser.add_argument("--without-acknowledgement", action="store_true", help="store, and acknowledge nothing")
+    parser.add_argument("--fork", action="store_true", help="serve once for each line on standard input, in a fork")
     # Fractions are advertised to the clients as 0.
     parser.add_argument("--ping-interval-seconds", type=_whole_seconds, default=25, metavar="WHOLE_SECONDS")
     parser.add_argument("--ping-timeout-seconds", type=_seconds, default=20.0, metavar="SECONDS")

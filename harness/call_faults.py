@@ -1,0 +1,220 @@
+"""Faults at the system calls of the server under test: it is killed at one of them, or one of them fails."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from harness import calls, trace, waiting
+from harness import history as h
+from harness.calls import Call, Error
+from harness.clients.author import Message
+from harness.errors import HarnessError
+from harness.fault import Acts, NotSeen, fault
+from harness.server import Server
+from harness.store import SQLiteStore
+from harness.trace import Tracer
+
+
+class CallFaults:
+    """The system calls by which the server changes state while it handles one message, and the faults at them.
+
+    Nobody else may post meanwhile.
+
+    Args:
+        server: of the run.
+        store: its store.
+        recorder: of the run.
+        log: takes what a tracer prints that fails.
+        patience_seconds: how long a fault waits for its evidence.
+        lies: `kill_answered` leaves out the call that commits, and reports it as done.
+    """
+
+    title = "the server"
+
+    def __init__(
+        self,
+        server: Server,
+        store: SQLiteStore,
+        recorder: h.Recorder,
+        *,
+        log: Path,
+        patience_seconds: float,
+        lies: bool,
+    ) -> None:
+        self._server = server
+        self._store = store
+        self._recorder = recorder
+        self._log = log
+        self._patience_seconds = patience_seconds
+        self._lies = lies
+        self._commit: Call | None = None
+
+    async def dry_run(self, send: Callable[[], Awaitable[Message]]) -> tuple[str, ...]:
+        """The calls while a message is handled to which nothing happens.
+
+        Raises:
+            HarnessError: the server cannot be traced.
+        """
+        async with self._tracing() as tracer:
+            await tracer.arm()
+            message = await send()
+            await self._server.idle()
+            made = self._record(message, await tracer.stop())
+        self._commit = calls.commit(made)
+        return made
+
+    async def dry_recovery(self, call: Call, send: Callable[[], Message]) -> tuple[str, ...]:
+        """The calls of a server that starts after a kill at `call`, up to where it has answered the message again."""
+        async with self._server.restarting():
+            async with self._tracing() as tracer:
+                message = await self._killed(tracer, call, send)
+            async with self._starting() as tracer:
+                await tracer.arm()
+                self._server.let_go()
+                await self._settled(message)
+                await self._server.idle()
+                return tuple(record.fingerprint for record in await tracer.stop())
+
+    async def _killed(self, tracer: Tracer, call: Call, send: Callable[[], Message]) -> Message:
+        await tracer.arm(call.number, "kill", call.fingerprint)
+        self._server.expect_end()
+        message = send()
+        await self._hit(tracer, call)
+        await self._ended(message)
+        return message
+
+    # -- faults --------------------------------------------------------------------------------------------------
+
+    @fault("server")
+    async def kill_at_call(self, call: Call) -> Acts:
+        """Kill it at a call, before that takes effect; started again at the end."""
+        async with self._server.restarting(), self._tracing() as tracer:
+            await tracer.arm(call.number, "kill", call.fingerprint)
+            self._server.expect_end()
+            message = yield None
+            await self._hit(tracer, call)
+            await self._ended(message)
+            self._require_fingerprint(call, self._record(message, tracer.records[:-1]))
+            yield f"the server was killed at {call}, its call {len(tracer.records)} of {message.id}, {_when(message)}"
+
+    @fault("server")
+    async def fail_at_call(self, call: Call, error: Error) -> Acts:
+        """Have a call fail, until the message is settled; started again at the end."""
+        async with self._server.restarting(), self._tracing() as tracer:
+            await tracer.arm(call.number, error, call.fingerprint)
+            message = yield None
+            await self._hit(tracer, call)
+            self._require_fingerprint(call, tuple(record.fingerprint for record in tracer.records[:-1]))
+            with contextlib.suppress(waiting.WaitTimeout):  # it may need the start to go on
+                await self._settled(message)
+            yield f"{call} failed with {error}, call {len(tracer.records)} of {message.id}"
+
+    @fault("server")
+    async def kill_in_recovery(self, first: Call, call: Call) -> Acts:
+        """Kill it at a call, and at a call of the start that follows; started again at the end."""
+        async with self._server.restarting():
+            async with self._tracing() as tracer:
+                await tracer.arm(first.number, "kill", first.fingerprint)
+                self._server.expect_end()
+                message = yield None
+                await self._hit(tracer, first)
+                await self._ended(message)
+            async with self._starting() as tracer:
+                await tracer.arm(call.number, "kill", call.fingerprint)
+                self._server.let_go()
+                await self._hit(tracer, call)
+                await self._server.ended()
+                place = len(tracer.records)
+            yield f"the server was killed at {first}, and at {call}, call {place} of its next start, {_when(message)}"
+
+    @fault("server")
+    async def kill_answered(self) -> Acts:
+        """Kill it when the message has been acknowledged; started again at the end.
+
+        In the control `without_commit` the call that commits it is left out and reported as done.
+        """
+        async with self._server.restarting(), self._tracing() as tracer:
+            left_out = self._commit if self._lies else None
+            if self._lies and left_out is None:
+                raise NotSeen("no call of the dry run commits a transaction of SQLite")
+            if left_out is not None:
+                await tracer.arm(left_out.number, "skip", left_out.fingerprint)
+            else:
+                await tracer.arm()
+            message = yield None
+            await self._settled(message)
+            if left_out is not None:
+                await self._hit(tracer, left_out)
+            else:
+                self._record(message, await tracer.stop())
+            if not message.acknowledged:
+                raise NotSeen(f"{message.id} was not acknowledged")
+            await self._server.kill()
+            what = f", whose {left_out} was left out" if left_out is not None else ""
+            yield f"the server was killed when {message.id} was acknowledged{what}"
+
+    @fault("server")
+    async def hit_no_call(self) -> Acts:
+        """Let every call pass."""
+        async with self._server.restarting(), self._tracing() as tracer:
+            await tracer.arm()
+            message = yield None
+            await self._settled(message)
+            await self._server.idle()
+            made = self._record(message, await tracer.stop())
+            yield f"nothing was hit: {message.id} was handled with {len(made)} calls"
+
+    # -- what they are made of -----------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _tracing(self) -> AsyncIterator[Tracer]:
+        async with trace.attached(self._server.group(), store=self._store.path, log=self._log) as tracer:
+            yield tracer
+
+    @contextlib.asynccontextmanager
+    async def _starting(self) -> AsyncIterator[Tracer]:
+        """A server that stands before its first call."""
+        await self._server.start_held()
+        async with self._tracing() as tracer:
+            yield tracer
+
+    async def _hit(self, tracer: Tracer, call: Call) -> None:
+        try:
+            await tracer.hit(self._patience_seconds)
+        except HarnessError as error:  # it has ended by itself, say
+            raise NotSeen(f"{call} was not hit: {error}") from error
+
+    async def _ended(self, message: Message) -> None:
+        """Wait until the server is gone and its sender knows, so that an acknowledgement on its way has arrived."""
+        await self._server.ended()
+        if message.emitted_on is not None:
+            await waiting.within(
+                asyncio.shield(message.emitted_on.closed),
+                awaited="the connection to end",
+                timeout_seconds=self._patience_seconds,
+            )
+
+    async def _settled(self, message: Message) -> None:
+        await waiting.within(
+            message.done.wait(), awaited=f"{message.id} to settle", timeout_seconds=self._patience_seconds
+        )
+
+    def _record(self, message: Message, records: tuple[trace.Record, ...]) -> tuple[str, ...]:
+        made = tuple(record.fingerprint for record in records)
+        self._recorder.record(
+            h.Traced(time=self._recorder.now(), message=message.id, calls=made, acknowledged=message.acknowledged)
+        )
+        return made
+
+    def _require_fingerprint(self, call: Call, made: tuple[str, ...]) -> None:
+        if (found := calls.changes(made)) != call.before:
+            raise NotSeen(f"before {call} the store saw {_listed(found)}, in the dry run {_listed(call.before)}")
+
+
+def _when(message: Message) -> str:
+    return f"when {message.id} was {'acknowledged' if message.acknowledged else 'not acknowledged'}"
+
+
+def _listed(made: tuple[str, ...]) -> str:
+    return ", ".join(made) or "nothing"
