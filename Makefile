@@ -23,11 +23,13 @@ node: $(READY)
 	exit $$status
 
 # Every byte of a message's exchange (our client over WebSocket and polling, the official one over WebSocket) and of a
-# handshake, and every system call of both servers; a part of it is in `scenarios`.
+# handshake, and every system call of both servers, with a WAL and a rollback journal; a part of it is in `scenarios`.
 sweep: $(READY)
 	status=0; \
-	$(VENV)/bin/pytest scenarios/test_sweep.py -n 3 --dist worksteal || status=$$?; \
-	$(VENV)/bin/pytest scenarios/test_sweep.py -n 3 --dist worksteal --client node --target hardened-node || status=$$?; \
+	$(VENV)/bin/pytest scenarios/test_sweep.py -n 3 --dist worksteal -k 'syscall or not rollback' \
+		--target reference --target reference/rollback.toml || status=$$?; \
+	$(VENV)/bin/pytest scenarios/test_sweep.py -n 3 --dist worksteal -k 'syscall or not rollback' --client node \
+		--target hardened-node --target hardened-node/rollback.toml || status=$$?; \
 	exit $$status
 
 # The same as `make scenarios`, RUNS times in a row, each with a new seed; then a table of what was not kept each time.

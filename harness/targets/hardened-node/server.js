@@ -20,7 +20,7 @@ const FINISH_WRITES_MS = 2000;
 const FINISH_DELIVERY_MS = 500;
 const CLOSE_MS = 200;
 
-const { options, points } = readSwitches(['without-unique', 'without-acknowledgement', 'recovery']);
+const { options, points } = readSwitches(['without-unique', 'without-acknowledgement', 'recovery', 'rollback-journal']);
 
 async function main() {
   // A write above a limit on the size of files is then an error, as on a full disk, and not the end of the process.
@@ -51,7 +51,11 @@ async function main() {
 
 function openStorage() {
   try {
-    return new Storage(options.database, { unique: !options['without-unique'], stored: () => points.stored() });
+    return new Storage(options.database, {
+      unique: !options['without-unique'],
+      journal: options['rollback-journal'] ? 'delete' : 'wal',
+      stored: () => points.stored(),
+    });
   } catch (error) {
     return fail(`cannot use the database ${options.database}: ${error.message}`);
   }

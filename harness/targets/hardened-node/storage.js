@@ -1,7 +1,7 @@
 'use strict';
 
 // The table of messages. One connection writes, one reads: the database is in WAL mode, so nobody's lock holds up
-// the reader.
+// the reader, unless a rollback journal is asked for.
 
 const { closeSync, openSync } = require('node:fs');
 const { setTimeout: sleep } = require('node:timers/promises');
@@ -26,14 +26,14 @@ class Storage {
 
   /**
    * @param {string} path the database file
-   * @param {{unique: boolean, stored: () => void}} settings whether a client offset can be stored only once, and what
-   *   to call right after each commit that stored a message
+   * @param {{unique: boolean, journal: 'wal'|'delete', stored: () => void}} settings whether a client offset can be
+   *   stored only once, the journal mode, and what to call right after each commit that stored a message
    * @throws when the file cannot be opened or written, or is no database
    */
-  constructor(path, { unique, stored }) {
+  constructor(path, { unique, journal, stored }) {
     this.#stored = stored;
     closeSync(openSync(path, 'a')); // SQLite itself would open a file that cannot be written, and fail later
-    prepare(path, unique);
+    prepare(path, unique, journal);
     this.#writer = connect(path, 0);
     this.#insert = this.#writer.prepare('INSERT INTO messages (client_offset, content) VALUES (?, ?)');
     this.#find = this.#writer.prepare(
@@ -132,10 +132,10 @@ class Storage {
   }
 }
 
-function prepare(path, unique) {
+function prepare(path, unique, journal) {
   const database = connect(path, SETUP_TIMEOUT_MS);
-  const [{ journal_mode: mode }] = database.pragma('journal_mode = WAL');
-  if (mode !== 'wal') throw new Error(`it cannot be put into WAL mode, it stays in ${mode}`);
+  const [{ journal_mode: mode }] = database.pragma(`journal_mode = ${journal}`);
+  if (mode !== journal) throw new Error(`its journal mode cannot be ${journal}, it is ${mode}`);
   database.exec(`CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT, client_offset TEXT ${unique ? 'UNIQUE' : ''}, content TEXT
   )`);

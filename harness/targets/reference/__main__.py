@@ -32,6 +32,7 @@ def main() -> int:
         port=options.port,
         database=options.database,
         unique=not options.without_unique,
+        journal="delete" if options.rollback_journal else "wal",
         acknowledges=not options.without_acknowledgement,
         ping_interval_seconds=options.ping_interval_seconds,
         ping_timeout_seconds=options.ping_timeout_seconds,
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--database", type=Path, required=True, help="an SQLite file, created when missing")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--without-unique", action="store_true", help="store a repeated client offset again")
+    parser.add_argument("--rollback-journal", action="store_true", help="SQLite's older journal, instead of a WAL")
     parser.add_argument("--without-acknowledgement", action="store_true", help="store, and acknowledge nothing")
     parser.add_argument("--fork", action="store_true", help="serve once for each line on standard input, in a fork")
     # Fractions are advertised to the clients as 0.

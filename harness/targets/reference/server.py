@@ -12,7 +12,7 @@ from aiohttp import web
 from . import steps
 from .chat import EVENT, Chat
 from .delivery import Delivery
-from .storage import Row, Storage
+from .storage import Journal, Row, Storage
 from .transport import dismiss, make_server, room
 
 # Only a slow disk, a client that does not answer or an overloaded machine takes this long.
@@ -34,6 +34,7 @@ class Settings:
     port: int
     database: Path
     unique: bool
+    journal: Journal
     acknowledges: bool
     ping_interval_seconds: int
     ping_timeout_seconds: float
@@ -51,7 +52,10 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     storage = Storage(
-        settings.database, unique=settings.unique, after_commit=_crash_after(settings.crash_after_commits)
+        settings.database,
+        unique=settings.unique,
+        journal=settings.journal,
+        after_commit=_crash_after(settings.crash_after_commits),
     )
     try:
         await _serve(settings, storage, stop)

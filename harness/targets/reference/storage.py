@@ -1,7 +1,7 @@
 """The table of messages in SQLite: one thread that writes in the order it was asked to, one that reads.
 
 The threads keep the database off the event loop. Readers are not held up by a writer, nor by somebody else's lock:
-the database is in WAL mode.
+the database is in WAL mode, unless a rollback journal is asked for.
 """
 
 import os
@@ -24,6 +24,9 @@ _UNIQUE_INDEX = """
     WHERE found."unique" AND NOT found.partial
     AND (SELECT group_concat(name) FROM pragma_index_info(found.name)) = 'client_offset'
 """
+
+
+Journal = Literal["wal", "delete"]
 
 
 class StorageError(Exception):
@@ -56,15 +59,23 @@ class Storage:
     Args:
         path: the database file.
         unique: whether a client offset can be stored only once.
+        journal: `wal`, or `delete` for a rollback journal.
         after_commit: called in the writing thread right after each commit that stored a message.
 
     Raises:
         StorageError: the file cannot be opened, is no database, or has another table of that name.
     """
 
-    def __init__(self, path: Path, *, unique: bool = True, after_commit: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        unique: bool = True,
+        journal: Journal = "wal",
+        after_commit: Callable[[], None] = lambda: None,
+    ) -> None:
         try:
-            _prepare(path, unique=unique)
+            _prepare(path, unique=unique, journal=journal)
             self._writer = _Writer(path, after_commit)
             self._reader = _connect(path)
             self.last_id = _last_id(self._reader)
@@ -166,14 +177,16 @@ def _connect(path: Path, timeout_seconds: float = _BUSY_TIMEOUT_SECONDS) -> sqli
     return connection
 
 
-def _prepare(path: Path, *, unique: bool) -> None:
+def _prepare(path: Path, *, unique: bool, journal: Journal) -> None:
     connection = _connect(path, _SETUP_TIMEOUT_SECONDS)
     try:
         if not os.access(path, os.W_OK):
             raise StorageError(f"cannot use the database {path}: it cannot be written to")
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise StorageError(f"cannot use the database {path}: it cannot be put into WAL mode, it stays in {mode!r}")
+        (mode,) = connection.execute(f"PRAGMA journal_mode = {journal}").fetchone()
+        if mode != journal:
+            raise StorageError(
+                f"cannot use the database {path}: its journal mode cannot be {journal!r}, it is {mode!r}"
+            )
         if _definition(connection) is None:
             constraint = " UNIQUE" if unique else ""
             connection.execute(
