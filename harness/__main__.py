@@ -25,6 +25,8 @@ from harness.scenario import Declared, Result, decide, worst_of
 from harness.target import fill
 
 _PROJECT = Path(__file__).resolve().parent.parent
+# As pytest says it.
+_INTERRUPTED = 2
 _RUN_HELP = "a run folder, or the name of a run in reports/ ('latest' for the newest)"
 
 
@@ -128,9 +130,18 @@ def check_conformance(command: Sequence[str], policy: Policy) -> int:
     with tempfile.TemporaryDirectory(prefix="midemit-") as folder:
         reaper.hold("directory", folder)
         work = conformance.check(command, Path(folder), env=env, policy=policy, cwd=Path.cwd(), report=report)
-        findings = asyncio.run(work)
-    reaper.release("directory", folder)
-    return 0 if all(finding.held for finding in findings) else 1
+        try:
+            findings = asyncio.run(work)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            return _INTERRUPTED
+        finally:
+            reaper.release("directory", folder)
+    broken, lacks = sum(not finding.held for finding in findings), sum(finding.lacks for finding in findings)
+    sys.stdout.write(
+        f"{len(findings)} rules: {len(findings) - broken - lacks} hold, {broken} broken, {lacks} lacking\n"
+    )
+    return 1 if broken else 0
 
 
 def render(folder: Path) -> int:

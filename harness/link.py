@@ -1,8 +1,9 @@
 """One proxied link between a client and the server, and what can happen to it."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Literal
 
 from harness import waiting
@@ -67,12 +68,21 @@ class Link:
         )
 
 
+def _held(*, stored: bool) -> str:
+    return "held the message" if stored else "did not hold the message"
+
+
 def _hold(direction: Direction) -> Toxic:
     return Toxic(f"hold_{direction}", "bandwidth", direction, {"rate": 0})
 
 
 def _limit(count: int, direction: Direction) -> Toxic:
     return Toxic(f"limit_{direction}", "limit_data", direction, {"bytes": count})
+
+
+Phase = Literal["before", "during", "after"]
+Cut = Literal["never", "under", "behind"]
+_CUT: Mapping[Cut, str] = {"under": "under the lock", "behind": "when it was over"}
 
 
 class SenderLink(Link):
@@ -154,6 +164,36 @@ class SenderLink(Link):
     async def _over(self, message: Message) -> None:
         await message.done.wait()
         await self.sender.idle(downstream=True)
+
+    @fault("store")
+    async def lock_and_cut(self, taken: Phase, seconds: float = 0, cut: Cut = "never") -> Acts:
+        """Have somebody lock the store before, during or after the insert of the message, for `seconds`.
+
+        And cut the connection: while it is locked, or when it is locked no more.
+        """
+        await self.sender.idle()
+        async with contextlib.AsyncExitStack() as healing:
+            healing.push_async_callback(self.restore)
+            held = await healing.enter_async_context(contextlib.AsyncExitStack())
+            if taken == "before":
+                rows = await held.enter_async_context(self._store.locked())
+            message = yield None
+            await message.first_attempt(self._patience_seconds)
+            if taken == "after":
+                await self._store.wait_for(message)
+            if taken != "before":
+                rows = await held.enter_async_context(self._store.locked())
+            await waiting.pause(seconds)
+            stored = any(row.content and message.id in row.content for row in await asyncio.to_thread(rows))
+            if cut == "under":
+                await self.close()
+            await held.aclose()
+            if cut == "behind":
+                await self.close()
+            if stored is (taken == "before") and taken != "during":
+                raise NotSeen(f"the store was locked {taken} the insert, and it {_held(stored=stored)}")
+            where = f"locked {taken} the insert for {seconds:g} s, when it {_held(stored=stored)}"
+            yield f"the store was {where}" + (f"; the connection was cut {_CUT[cut]}" if cut != "never" else "")
 
     @fault("link")
     async def cut_inside(self, at: float) -> Acts:

@@ -19,8 +19,10 @@ _IN_WORDS: dict[Kind, str] = {
     "untouched": "not {}, stored once",
     "unproven": "not {} where it should be",
 }
+# What is done to the server's files comes before its answer.
+_BEFORE_THE_ANSWER = ("failed", "locked")
 # By the first word of a fault's name.
-_DONE = {"cut": "cut", "kill": "killed", "fail": "failed", "hit": "hit"}
+_DONE = {"cut": "cut", "kill": "killed", "fail": "failed", "hit": "hit", "lock": "locked"}
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -67,6 +69,8 @@ def _of(
         kind = "unproven"
     elif bite.evidence.startswith("nothing was "):
         kind = "untouched"
+    if kind == "acknowledged" and done in _BEFORE_THE_ANSWER:
+        return kind, f"{done}, then acknowledged"
     return kind, _IN_WORDS[kind].format(done)
 
 

@@ -124,6 +124,7 @@ class Gate:
         self.targets = [target.load(option) for option in self._target_options]
         self.clients: list[str] = list(dict.fromkeys(config.getoption("--client") or [_CLIENT]))
         self.only: str | None = config.getoption("--case")
+        self.spaces: set[str] = set()
         self.not_offered: list[run_folder.Omitted] = []
         self.missing: list[run_folder.Omitted] = []
         self._config = config
@@ -394,6 +395,8 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
         return None
     title = declared.title or (obj.__doc__ or name).strip().splitlines()[0]
     gate = collector.config.stash[_GATE]
+    if declared.sweep:
+        gate.spaces |= {case.space for case in scenario.cases(declared, gate.clients, gate.targets)}
     return [
         ScenarioItem.from_parent(collector, name=f"{declared.item or name}[{case.id}]", case=case, title=title)
         for case in scenario.cases(declared, gate.clients, gate.targets, gate.only)
@@ -494,7 +497,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gate = session.config.stash[_GATE]
     scenarios = [item for item in session.items if isinstance(item, ScenarioItem)]
     if gate.only is not None and not scenarios and session.config.getoption("dist", "no") == "no":
-        raise pytest.UsageError(f"--case {gate.only}: no sweep here has it; the id of a case is like wire/up/37")
+        spaces = ", ".join(sorted(gate.spaces)) or "there is no sweep among what is selected"
+        raise pytest.UsageError(f"--case {gate.only}: no sweep here has it; the cases here begin with: {spaces}")
     if (scenarios or gate.not_offered or gate.missing) and not session.config.getoption("collectonly"):
         try:
             gate.plan(scenarios)

@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -126,6 +126,17 @@ class SQLiteStore:
             awaited=f"a row of {message.id}",
             timeout_seconds=self._patience_seconds,
         )
+
+    @contextlib.asynccontextmanager
+    async def locked(self, mode: LockMode = "IMMEDIATE") -> AsyncIterator[Callable[[], list[StoredRow]]]:
+        """Hold a lock; gives a reading of the rows over the connection that holds it.
+
+        Raises:
+            TargetError: it cannot be taken.
+        """
+        with contextlib.ExitStack() as held:
+            database = await asyncio.to_thread(self._lock, held, mode)
+            yield lambda: self._read(database)
 
     def copy_to(self, folder: Path) -> None:
         """Copy its files into a folder; nobody may have it open."""

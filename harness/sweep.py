@@ -8,13 +8,13 @@ import asyncio
 import itertools
 import string
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from harness.calls import Call, Error, addressed, fails_with
 from harness.clients.author import Message
 from harness.clients.sender import Sender
 from harness.fault import Fault
-from harness.link import Direction, SenderLink
+from harness.link import Cut, Direction, Phase, SenderLink
 from harness.system import AnySender, System
 
 # Upstream a link carries nothing but its own sender's bytes; downstream it carries the broadcasts of all.
@@ -24,6 +24,8 @@ _TEXT = "hello"
 # rows, in broadcasts and in handshakes, and those of acknowledgements, which some clients count over all connections.
 _FIRST = 100
 _DRY_RUNS = 5
+# Around the busy timeout of the shipped servers (0.2 of their ack timeout) and the ack timeout.
+_LOCKED_ACK_TIMEOUTS = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.9, 1, 1.1, 1.5)
 # Each is a start of the server.
 _DRY_CALLS = 3
 _SYNCS = ("fsync", "fdatasync")
@@ -68,6 +70,26 @@ async def every_byte_of_a_handshake(system: System, direction: Direction) -> Non
         lambda link, count: link.cut_handshake(direction, count, length),
         lambda count: _place(count, length),
     )
+
+
+async def every_lock(system: System) -> None:
+    """Lock the store before, during and after an insert, from none to beyond the ack timeout, with cuts or without."""
+    sender = await system.sender("alice")
+    spaces = itertools.product(get_args(Phase), _LOCKED_ACK_TIMEOUTS, get_args(Cut))
+    points = [(taken, system.seconds(ack_timeouts=held), cut) for taken, held, cut in spaces]
+    await sender.send(_TEXT)
+    for case in system.cases(len(points)):
+        taken, seconds, cut = points[case]
+        fault = sender.link.lock_and_cut(taken, seconds, cut)
+        async with system.inject(fault, case=case, place=_locked(taken, seconds, cut)) as injected:
+            message = sender.post(_TEXT)
+            await injected.bitten(message)
+        await sender.finished(message)
+    await sender.send(_TEXT)
+
+
+def _locked(taken: Phase, seconds: float, cut: Cut) -> str:
+    return f"{taken} the insert, for {seconds:g} s" + ("" if cut == "never" else f", cut {cut} the lock")
 
 
 async def every_call(system: System, action: Literal["kill"] | Error) -> None:

@@ -649,4 +649,5 @@ async def preflight(target: Target, toxiproxy: Toxiproxy, folder: Path) -> None:
     await perform(case, run, toxiproxy, folder, seed=0)
     failure = next((e for e in h.History.load(folder / "history.jsonl") if isinstance(e, h.Failed)), None)
     if failure is not None:
-        raise TargetError(failure.reason)
+        hint = ". Are protocol.path and protocol.namespace right, and may anybody connect?"
+        raise TargetError(failure.reason + (hint if "to be connected" in failure.reason else ""))

@@ -67,3 +67,16 @@ async def test_message_at_any_system_call_of_which_the_server_dies_or_fails_is_s
 async def test_message_of_a_server_that_dies_at_any_system_call_of_its_recovery_is_stored_once(system: System) -> None:
     """A server that is killed while it handles a message, and again at any call of the start that follows."""
     await sweep.every_call_of_a_recovery(system)
+
+
+@scenario(
+    family="lock",
+    controls=["once", "new-offset"],
+    variants={"sweep": {}},
+    transports=["websocket"],
+    clients=["python"],
+    sweep=True,
+)
+async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(system: System) -> None:
+    """A store that is locked before, during or after an insert, for any time, with and without a cut."""
+    await sweep.every_lock(system)

@@ -103,7 +103,8 @@ def test_outcomes_are_in_the_order_of_their_positions() -> None:
     [
         ("cut at (upstream)", "cut, sent again", "acknowledged, then cut", "not cut"),
         ("kill at call", "killed, sent again", "acknowledged, then killed", "not killed"),
-        ("fail at call (EIO)", "failed, sent again", "acknowledged, then failed", "not failed"),
+        ("fail at call (EIO)", "failed, sent again", "failed, then acknowledged", "not failed"),
+        ("lock and cut (before)", "locked, sent again", "locked, then acknowledged", "not locked"),
         ("hit no call", "hit, sent again", "acknowledged, then hit", "not hit"),
     ],
 )

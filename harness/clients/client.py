@@ -1,7 +1,7 @@
 """What senders and receivers share: a client that is connected, or on its way to be connected again."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +65,11 @@ class Cursor:
     def auth(self) -> dict[str, object]:
         """What is said of it when a connection is made."""
         return {"serverOffset": self._offset}
+
+
+def last_failure(failures: Sequence[str]) -> str:
+    """Why the last try to connect failed, for the error of whoever waited for a connection."""
+    return f"the last of {len(failures)} failed tries: {failures[-1]}" if failures else "no try that failed"
 
 
 class Client:
@@ -171,7 +176,10 @@ class Client:
             WaitTimeout: it was not, by the deadline.
         """
         return await waiting.within(
-            self.online(), awaited=f"{self.name} to be connected", timeout_seconds=timeout_seconds
+            self.online(),
+            awaited=f"{self.name} to be connected",
+            timeout_seconds=timeout_seconds,
+            last_seen=lambda: last_failure(self.connect_failures),
         )
 
     def disconnect(self) -> None:

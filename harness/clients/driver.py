@@ -13,7 +13,7 @@ from harness import history as h
 from harness import waiting
 from harness.clients import protocol as p
 from harness.clients.author import Author, Message, Offsets, patience_seconds
-from harness.clients.client import RECONNECT_DELAYS_SECONDS, TRANSPORTS, Dialer
+from harness.clients.client import RECONNECT_DELAYS_SECONDS, TRANSPORTS, Dialer, last_failure
 from harness.clients.receiver import patiently_heard
 from harness.errors import ClientError, HarnessError, ending
 from harness.fault import Acts, NotSeen, fault
@@ -235,7 +235,10 @@ class Driver:
             ClientError: it has failed by itself.
         """
         return await waiting.within(
-            self.online(), awaited=f"{self.title} to be connected", timeout_seconds=timeout_seconds
+            self.online(),
+            awaited=f"{self.title} to be connected",
+            timeout_seconds=timeout_seconds,
+            last_seen=lambda: last_failure(self.connect_failures),
         )
 
     def fail(self, reason: str) -> None:

@@ -1,5 +1,6 @@
 """A run folder in, the gate's verdict and `summary.json` out."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -215,7 +216,8 @@ def _sentence(gate: VerdictWord, found: dict[VerdictWord, list[ScenarioSummary]]
 
 
 def _first_line(why: str) -> str:
-    return next(iter(why.splitlines()), "").rstrip(".:;")
+    first = next(iter(why.splitlines()), "")
+    return re.sub(r"[.;] its last lines:?$", "", first, flags=re.IGNORECASE).rstrip(".:;")
 
 
 def _unproven(unproven: Sequence[ScenarioSummary], planned: int, of: str, run: RunFolder) -> str:
