@@ -204,7 +204,9 @@ def _judge_once(saved: RunFolder, declared: Declared, folder: Path, seconds: flo
     if not histories:
         raise HarnessError(saved.unfinished.get(declared.id, f"{folder} holds no history"))
     try:
-        return decide(declared, histories, seconds)
+        # What a pair was reduced to is found by running, and not by judging.
+        again = decide(declared, histories, seconds)
+        return msgspec.structs.replace(again, smallest=run.saved_smallest(folder))
     except HarnessError as error:
         raise HarnessError(f"{folder}: {error}") from error
 

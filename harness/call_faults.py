@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 
 from harness import calls, trace, waiting
@@ -80,7 +80,7 @@ class CallFaults:
         await tracer.arm(call.number, "kill", call.fingerprint)
         self._server.expect_end()
         message = send()
-        await self._hit(tracer, call)
+        await self._hit(tracer, call, message)
         await self._ended(message)
         return message
 
@@ -93,7 +93,7 @@ class CallFaults:
             await tracer.arm(call.number, "kill", call.fingerprint)
             self._server.expect_end()
             message = yield None
-            await self._hit(tracer, call)
+            await self._hit(tracer, call, message)
             await self._ended(message)
             self._require_fingerprint(call, self._record(message, tracer.records[:-1]))
             yield f"the server was killed at {call}, its call {len(tracer.records)} of {message.id}, {_when(message)}"
@@ -104,7 +104,7 @@ class CallFaults:
         async with self._server.restarting(), self._tracing() as tracer:
             await tracer.arm(call.number, error, call.fingerprint)
             message = yield None
-            await self._hit(tracer, call)
+            await self._hit(tracer, call, message)
             self._require_fingerprint(call, tuple(record.fingerprint for record in tracer.records[:-1]))
             with contextlib.suppress(waiting.WaitTimeout):  # it may need the start to go on
                 await self._settled(message)
@@ -118,12 +118,14 @@ class CallFaults:
                 await tracer.arm(first.number, "kill", first.fingerprint)
                 self._server.expect_end()
                 message = yield None
-                await self._hit(tracer, first)
+                await self._hit(tracer, first, message)
                 await self._ended(message)
             async with self._starting() as tracer:
                 await tracer.arm(call.number, "kill", call.fingerprint)
                 self._server.let_go()
-                await self._hit(tracer, call)
+                if not await self._is_hit(tracer, self._recovered(message)):
+                    yield f"nothing was hit in the next start: it makes no {call} after a kill at {first}"
+                    return
                 await self._server.ended()
                 place = len(tracer.records)
             yield f"the server was killed at {first}, and at {call}, call {place} of its next start, {_when(message)}"
@@ -145,7 +147,7 @@ class CallFaults:
             message = yield None
             await self._settled(message)
             if left_out is not None:
-                await self._hit(tracer, left_out)
+                await self._hit(tracer, left_out, message)
             else:
                 self._record(message, await tracer.stop())
             if not message.acknowledged:
@@ -179,11 +181,36 @@ class CallFaults:
         async with self._tracing() as tracer:
             yield tracer
 
-    async def _hit(self, tracer: Tracer, call: Call) -> None:
+    async def _hit(self, tracer: Tracer, call: Call, message: Message) -> None:
+        """Wait until a call was hit; where the message is settled without it, it will not be."""
+        if not await self._is_hit(tracer, self._handled(message)):
+            raise NotSeen(f"{call} was not hit, and {message.id} is settled")
+
+    async def _is_hit(self, tracer: Tracer, otherwise: Coroutine[object, object, None]) -> bool:
+        """Wait until the call was hit, or something else has happened; whether it was hit."""
+        hit, other = asyncio.create_task(tracer.hit(self._patience_seconds)), asyncio.create_task(otherwise)
         try:
-            await tracer.hit(self._patience_seconds)
+            done, _ = await asyncio.wait((hit, other), return_when=asyncio.FIRST_COMPLETED)
+            if hit in done or tracer.was_hit or not self._server.is_running:
+                await hit
+            else:
+                other.result()
         except HarnessError as error:  # it has ended by itself, say
-            raise NotSeen(f"{call} was not hit: {error}") from error
+            raise NotSeen(str(error)) from error
+        finally:
+            for task in (hit, other):
+                task.cancel()
+            await asyncio.gather(hit, other, return_exceptions=True)
+        return tracer.was_hit
+
+    async def _handled(self, message: Message) -> None:
+        await self._settled(message)
+        await self._server.idle()
+
+    async def _recovered(self, message: Message) -> None:
+        await self._settled(message)
+        await self._server.ready()
+        await self._server.idle()
 
     async def _ended(self, message: Message) -> None:
         """Wait until the server is gone and its sender knows, so that an acknowledgement on its way has arrived."""

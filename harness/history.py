@@ -211,6 +211,15 @@ class Traced(Event, frozen=True, kw_only=True):
     acknowledged: bool
 
 
+class Swept(Event, frozen=True, kw_only=True):
+    """A part of a space of pairs was tried: of its `size` cases, in their order, from `begun` to before `done`."""
+
+    space: str
+    size: int
+    begun: int
+    done: int
+
+
 class ServerStarted(Event, frozen=True, kw_only=True):
     """The server is ready."""
 
@@ -271,6 +280,7 @@ AnyEvent = (
     | FaultEnded
     | Bitten
     | Traced
+    | Swept
     | ServerStarted
     | ServerExited
     | Drained

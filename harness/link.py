@@ -156,6 +156,26 @@ class SenderLink(Link):
         finally:
             await self.restore()
 
+    @fault("link")
+    async def cut_twice(self, first: int = 0, second: int = 0) -> Acts:
+        """Close the connection after `first` more bytes upstream, and the way back after `second`; the next passes."""
+        connection = await self.sender.idle(downstream=True)
+        try:
+            await self._proxy.add_toxic(*_limit(first, "upstream"))
+            message = yield None
+            await self._closed(connection)
+            await self.restore(_limit(second, "upstream"))
+            await self._first(self._failed_try(), self._next_closed(), self._over(message))
+            if message.done.is_set():
+                yield f"nothing was cut a second time: the way back and the message had less than {_bytes(second)}"
+                return
+            yield f"{connection.cut} was cut after {_bytes(first)} upstream, and the way back after {_bytes(second)}"
+        finally:
+            await self.restore()
+
+    async def _next_closed(self) -> None:
+        await self._closed(await self.sender.connected(self._patience_seconds))
+
     async def _passes(self, connection: SeenConnection, message: Message) -> bool:
         """Wait until the connection has ended, or the exchange of a message is over; whether the connection lives."""
         await self._first(self._closed(connection), self._over(message))
@@ -486,6 +506,11 @@ class SenderLink(Link):
 
     async def _failed_connect(self, message: Message) -> str:
         """Wait for a try to connect that was not refused, and begins and fails from now on; returns why it did."""
+        reason = await self._failed_try()
+        await self._require_unstored(message)
+        return reason
+
+    async def _failed_try(self) -> str:
         before = len(self.sender.connect_failures)
 
         def failure() -> str | None:
@@ -499,7 +524,6 @@ class SenderLink(Link):
             timeout_seconds=self._patience_seconds,
             last_seen=lambda: self.sender.connect_failures[-1:],
         )
-        await self._require_unstored(message)
         assert reason is not None  # `until` returns only what is true
         return reason[:_LONGEST_REASON]
 

@@ -75,7 +75,16 @@ def _of(
 
 
 def folded(found: Iterable[Outcome]) -> list[tuple[str, Outcome]]:
-    """Neighbouring cases with the same outcome as one: `wire/up/0..71`, and the first of them."""
+    """Neighbouring cases with the same outcome as one: `wire/up/0..71`, and the first of them.
+
+    Pairs have no neighbours: all with the same outcome are one, `pairs/wire-kill (408)`.
+    """
+    found = list(found)
+    if any("+" in outcome.case for outcome in found):
+        kinds: dict[str, list[Outcome]] = {}
+        for outcome in found:
+            kinds.setdefault(outcome.words, []).append(outcome)
+        return [(f"{kind[0].case.rpartition('/')[0]} ({len(kind):,})", kind[0]) for kind in kinds.values()]
     groups: list[list[Outcome]] = []
     for outcome in found:
         if groups and groups[-1][-1].words == outcome.words and _follows(groups[-1][-1].case, outcome.case):
@@ -83,13 +92,16 @@ def folded(found: Iterable[Outcome]) -> list[tuple[str, Outcome]]:
         else:
             groups.append([outcome])
     return [
-        (group[0].case + (f"..{_position(group[-1].case)}" if len(group) > 1 else ""), group[0]) for group in groups
+        (group[0].case + (f"..{group[-1].case.rpartition('/')[2]}" if len(group) > 1 else ""), group[0])
+        for group in groups
     ]
 
 
 def _follows(before: str, case: str) -> bool:
-    return before.rpartition("/")[0] == case.rpartition("/")[0] and _position(case) == _position(before) + 1
+    (position,), (last,) = _position(case), _position(before)
+    return before.rpartition("/")[0] == case.rpartition("/")[0] and position == last + 1
 
 
-def _position(case: str) -> int:
-    return int(case.rpartition("/")[2])
+def _position(case: str) -> tuple[int, ...]:
+    """The position of a case; of a pair both, -1 for a fault that is left out."""
+    return tuple(int(position or -1) for position in case.rpartition("/")[2].split("+"))

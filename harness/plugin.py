@@ -5,13 +5,14 @@ import asyncio
 import contextlib
 import datetime
 import fcntl
+import math
 import os
 import platform
 import random
 import secrets
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import node, reaper, repeat, report, resources, scenario, system, target
+from harness import node, reaper, repeat, report, resources, scenario, shrink, system, target
 from harness.clients.kinds import KINDS
 from harness.errors import HarnessError, TargetError, reason
 from harness.install import locate
 from harness.interrupt import Interrupts
 from harness.report import run as run_folder
 from harness.report import summary, terminal
-from harness.scenario import Case, Declared, Result
+from harness.scenario import Case, Declared, Result, Run
 from harness.toxiproxy import Toxiproxy
 
 _MAXIMUM_SEED = 2**32
 _TARGET, _CLIENT = "reference", "python"
 # A sweep has hundreds of cases; each takes a few hundredths of a second, and more on a machine that is busy.
 _SWEEP_TIMEOUTS = 5
+_SWEEP_BUDGET = "20s"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,6 +77,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--case", default=None, metavar="ID", help="run this one case of a sweep, and nothing else: wire/up/37"
     )
     group.addoption(
+        "--sweep-budget",
+        type=_budget,
+        default=_SWEEP_BUDGET,
+        metavar="SECONDS",
+        help="how long each sweep of pairs may go on, `60s` say, or `full` for all of them; the next run goes on from "
+        f"there (default: {_SWEEP_BUDGET})",
+    )
+    group.addoption(
         "--scenario-timeout",
         type=_seconds,
         default=None,
@@ -90,6 +100,13 @@ def _seconds(text: str) -> float:
         if 0 < (seconds := float(text)) < float("inf"):
             return seconds
     raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+
+
+def _budget(text: str) -> str:
+    """`full`, or a number of seconds above 0."""
+    if text != "full":
+        _seconds(text.removesuffix("s"))
+    return text
 
 
 def _writable(folder: str) -> str:
@@ -125,6 +142,8 @@ class Gate:
         self.clients: list[str] = list(dict.fromkeys(config.getoption("--client") or [_CLIENT]))
         self.only: str | None = config.getoption("--case")
         self.spaces: set[str] = set()
+        budget: str = config.getoption("--sweep-budget")
+        self._budget_seconds = None if budget == "full" else float(budget.removesuffix("s"))
         self.not_offered: list[run_folder.Omitted] = []
         self.missing: list[run_folder.Omitted] = []
         self._config = config
@@ -298,6 +317,8 @@ class Gate:
         try:
             histories = run_folder.load_histories(folder)
             result = scenario.decide(declared, histories, seconds)
+            if (pair := scenario.broken_pair(result)) is not None and case.only is None:
+                self._interrupts.run(self._runner, self._shrink(case, pair, result, folder, seed))
         except HarnessError as error:  # a damaged history: of what was told by a client that does not keep order, say
             failure = failure or str(error)
             result = scenario.decide(declared, {}, seconds)
@@ -307,8 +328,8 @@ class Gate:
         return result
 
     async def _perform(self, case: Case, folder: Path, seed: int) -> None:
-        deadline = time.monotonic() + self._timeout_seconds * (_SWEEP_TIMEOUTS if case.scenario.sweep else 1)
-        for run in scenario.runs(case):
+        deadline = time.monotonic() + self._timeout_of(case)
+        for run in self._budgeted(case):
             if (left := deadline - time.monotonic()) <= 0:
                 break  # the run before says so
             if run.trial > 1 and scenario.is_needless(run, run_folder.load_histories(folder)):
@@ -317,6 +338,33 @@ class Gate:
             place = folder / run.folder
             run_folder.make(place)
             await system.perform(case, run, toxiproxy, place, seed, left)
+
+    async def _shrink(self, case: Case, pair: str, result: Result, folder: Path, seed: int) -> None:
+        """Try simpler cases than a pair that breaks the claim, and say which is the simplest that does, too."""
+
+        async def breaks(candidate: str) -> bool:
+            place = folder / "smaller" / candidate
+            run_folder.make(place)
+            run = msgspec.structs.replace(scenario.runs(case)[-1], only=candidate)
+            await system.perform(case, run, await self._running_toxiproxy(), place, seed, self._timeout_seconds)
+            return scenario.breaks(place)
+
+        result.smallest = f"{case.space}/{await shrink.smallest(pair, breaks)}"
+
+    def _timeout_of(self, case: Case) -> float:
+        if not case.scenario.sweep:
+            return self._timeout_seconds
+        return (
+            math.inf if self._budget_seconds is None else self._timeout_seconds * _SWEEP_TIMEOUTS + self._budget_seconds
+        )
+
+    def _budgeted(self, case: Case) -> Iterator[Run]:
+        """The runs of a case; the claim's goes through pairs as long as it may, from where the last run has ended."""
+        progress = self.folder.parent / "sweeps" / f"{case.id}-{case.target.name}.json"
+        for run in scenario.runs(case):
+            if run.role == "claim" and case.scenario.sweep and case.only is None:
+                run = msgspec.structs.replace(run, budget_seconds=self._budget_seconds, progress=progress)
+            yield run
 
     async def _running_toxiproxy(self) -> Toxiproxy:
         """The Toxiproxy of this process; in the place of one of ours that is dead or stuck, a new one."""

@@ -9,11 +9,12 @@ import random
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
 
-from harness import checker, node, repeat, target, trace
+from harness import checker, coverage, node, repeat, target, trace
 from harness import history as h
 from harness.checker import Anomaly, Judgement, Kind, VerdictWord
 from harness.clients.client import TRANSPORTS
@@ -27,6 +28,7 @@ from harness.target import Controls, Target
 ATTRIBUTE = "__midemit_scenario__"
 
 # It is a part of ids, which are names of folders.
+_POSITION = re.compile(r"[0-9]+|[0-9]+\+[0-9]*|\+[0-9]+", re.ASCII)
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -230,7 +232,8 @@ def _problems(
 class Case(msgspec.Struct, frozen=True):
     """One point of a scenario on a target: one pytest item.
 
-    `among` tells several targets of one run apart; `only` is the position of the one case of a sweep that is asked for.
+    `among` tells several targets of one run apart; `only` is the position of the one case of a sweep that is asked for,
+    or both of a pair: `12+9`, or `12+` for its first fault alone.
     """
 
     scenario: Scenario
@@ -239,7 +242,7 @@ class Case(msgspec.Struct, frozen=True):
     transport: str
     target: Target
     among: str = ""
-    only: int | None = None
+    only: str | None = None
 
     @property
     def id(self) -> str:
@@ -274,8 +277,8 @@ def cases(
                     case = Case(declared, variant, client, transport, on, on.name if len(own) > 1 else "")
                     if only is None:
                         yield case
-                    elif declared.sweep and (position := only.removeprefix(f"{case.space}/")).isdecimal():
-                        yield msgspec.structs.replace(case, only=int(position))
+                    elif declared.sweep and _POSITION.fullmatch(position := only.removeprefix(f"{case.space}/")):
+                        yield msgspec.structs.replace(case, only=position)
 
 
 def not_offered(case: Case) -> str | None:
@@ -336,7 +339,11 @@ def _policy(case: Case) -> h.Policy:
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One run of a case: on a system of its own, with a history of its own."""
+    """One run of a case: on a system of its own, with a history of its own.
+
+    `budget_seconds` is how long it may go through pairs, None for all of them, and `progress` the file that says how
+    many were tried before.
+    """
 
     role: h.Role
     control: Control | None
@@ -348,7 +355,9 @@ class Run(msgspec.Struct, frozen=True):
     trial: int = 1
     receivers: bool = False
     space: str = ""
-    only: int | None = None
+    only: str | None = None
+    budget_seconds: float | None = None
+    progress: Path | None = None
 
     @property
     def folder(self) -> str:
@@ -437,7 +446,8 @@ class Result(msgspec.Struct, omit_defaults=True):
     """The verdict on a case; `verdict.json` in its folder.
 
     `not offered` is a case whose target resists every control by being better: nothing is proven, nothing accused.
-    Of a case that ran several times it is the worst verdict, with the `seconds` of all.
+    Of a case that ran several times it is the worst verdict, with the `seconds` of all. `smallest` is what a pair of
+    faults that breaks the claim was reduced to.
     """
 
     id: str
@@ -460,6 +470,8 @@ class Result(msgspec.Struct, omit_defaults=True):
     repeated: Repeated | None = None
     target: str = ""
     outcomes: list[Outcome] = []
+    coverage: str = ""
+    smallest: str = ""
 
 
 def decide(declared: Declared, histories: Mapping[str, History], seconds: float) -> Result:
@@ -490,7 +502,23 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
         replay=declared.replay,
         target=declared.target,
         outcomes=outcomes(histories["claim"], claim) if claim else [],
+        coverage=coverage.said(histories["claim"]) if claim else "",
     )
+
+
+def broken_pair(result: Result) -> str | None:
+    """The positions of the first pair of a sweep that breaks the claim, if one does."""
+    broken = (outcome.case for outcome in result.outcomes if outcome.kind == "broken" and "+" in outcome.case)
+    return next((case.rpartition("/")[2] for case in broken), None)
+
+
+def breaks(folder: Path) -> bool:
+    """Whether the run that was left in a folder breaks what is claimed.
+
+    Raises:
+        HarnessError: its history cannot be read.
+    """
+    return checker.judge(h.SavedHistory(folder / "history.jsonl")).verdict == "broken"
 
 
 def worst_of(results: Sequence[Result], seeds: Sequence[int], planned: int) -> Result:

@@ -261,6 +261,14 @@ class Server:
         self._process = await self._launch({}, held=True)
         await self._process.stopped()
 
+    async def ready(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            TargetError: it ends, or is not ready by its deadline.
+        """
+        await self._wait_until_ready(self._running())
+
     def let_go(self) -> None:
         """Let it start that stands before its first call."""
         self._running().resume()

@@ -5,9 +5,10 @@ A case is named by what is swept, where and at which position: `wire/up/37` is a
 """
 
 import asyncio
+import contextlib
 import itertools
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, get_args
 
 from harness.calls import Call, Error, addressed, fails_with
@@ -26,11 +27,15 @@ _FIRST = 100
 _DRY_RUNS = 5
 # Around the busy timeout of the shipped servers (0.2 of their ack timeout) and the ack timeout.
 _LOCKED_ACK_TIMEOUTS = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.9, 1, 1.1, 1.5)
+_LOCKED_AGAIN = (0.1, 0.3, 1.1, 1.5)
 # Each is a start of the server.
 _DRY_CALLS = 3
 _SYNCS = ("fsync", "fdatasync")
 # A WebSocket frame of a client: two bytes and the mask, and two more where the payload is longer than 125 bytes.
 _HEADER_BYTES, _LONG_HEADER_BYTES, _LONGEST_SHORT_PAYLOAD = 6, 8, 125
+
+
+Pair = tuple[int | None, int | None]
 
 
 async def every_byte(system: System, direction: Direction, lanes: int | None = None) -> None:
@@ -70,6 +75,126 @@ async def every_byte_of_a_handshake(system: System, direction: Direction) -> Non
         lambda link, count: link.cut_handshake(direction, count, length),
         lambda count: _place(count, length),
     )
+
+
+# -- pairs: a second fault in the recovery from the first -------------------------------------------------------------
+
+
+async def cut_and_cut(system: System) -> None:
+    """Cut the exchange of a message after any of its bytes, and the way back after any of its own."""
+    sender = await system.sender("alice")
+    await sender.send_many(_FIRST)
+    exchange = await _measured(sender, "upstream")
+    way_back = await _handshake(sender, "upstream") + exchange
+    async for case, (first, second) in _pairs(system, sender, exchange, way_back + 1):
+        if second is None:
+            fault = sender.link.cut_at("upstream", exchange, exchange, first or 0)
+        elif first is None:
+            fault = sender.link.cut_handshake("upstream", second, way_back)
+        else:
+            fault = sender.link.cut_twice(first, second)
+        async with system.inject(fault, case=case, place=f"bytes {first} and {second}") as injected:
+            message = sender.post(_TEXT)
+            await injected.bitten(message)
+        await sender.finished(message)
+
+
+async def cut_and_kill(system: System) -> None:
+    """Cut the exchange of a message after any of its bytes, and kill the server at any call when it comes again."""
+    async with system.server.forking():
+        await _cut_and_kill(system)
+
+
+async def _cut_and_kill(system: System) -> None:
+    probe = await system.sender("probe", policy="persistent")
+    sender = await _prepared(system)
+
+    async def again() -> Message:
+        """A message that comes with a new connection, as after a cut."""
+        await probe.link.close()
+        message = probe.post(_TEXT)
+        await probe.link.restore()
+        await probe.finished(message)
+        await probe.idle(downstream=True)
+        return message
+
+    runs = []
+    for _ in range(_DRY_CALLS):
+        await _afresh(system, probe)
+        runs.append(await system.calls.dry_run(again))
+    found = addressed(runs)
+    await _afresh(system, sender)
+    exchange = await _measured(sender, "upstream")
+    async for case, (first, second) in _pairs(system, sender, exchange, len(found)):
+        await _afresh(system, sender)
+        kill = system.calls.kill_at_call(found[second]) if second is not None else None
+        await _cut_and(system, sender, exchange, case, first, kill, str(second is not None and found[second]))
+
+
+async def cut_and_lock(system: System) -> None:
+    """Cut the exchange of a message after any of its bytes, and lock the store when it comes again."""
+    sender = await system.sender("alice")
+    await sender.send_many(_FIRST)
+    exchange = await _measured(sender, "upstream")
+    async for case, (first, second) in _pairs(system, sender, exchange, len(_LOCKED_AGAIN)):
+        seconds = system.seconds(ack_timeouts=_LOCKED_AGAIN[second or 0])
+        lock = system.store.lock(seconds) if second is not None else None
+        await _cut_and(system, sender, exchange, case, first, lock, f"a lock of {seconds:g} s")
+
+
+async def kill_and_kill(system: System) -> None:
+    """Kill the server at any call by which it handles a message, and at any call of the start that follows."""
+    async with system.server.forking():
+        await _kill_and_kill(system)
+
+
+async def _kill_and_kill(system: System) -> None:
+    probe = await system.sender("probe", policy="persistent")
+    sender = await _prepared(system)
+    firsts, seconds = await _calls(system, probe), await _calls_of_recovery(system, probe)
+    async for case, (first, second) in _pairs(system, sender, len(firsts), len(seconds)):
+        await _afresh(system, sender)
+        if second is None:
+            fault = system.calls.kill_at_call(firsts[first or 0])
+        else:
+            fault = system.calls.kill_in_recovery(firsts[first or 0], seconds[second])
+        place = " and ".join(map(str, [firsts[first or 0], *([] if second is None else [seconds[second]])]))
+        async with system.inject(fault, case=case, place=place) as injected:
+            message = sender.post(_TEXT)
+            await injected.bitten(message)
+        await sender.finished(message)
+
+
+async def _pairs(system: System, sender: AnySender, first: int, second: int) -> AsyncIterator[tuple[str, Pair]]:
+    """Pairs with their names, between a message before the first and one behind the last, which have to get through."""
+    await sender.send(_TEXT)
+    for one, other in system.pairs(first, second):
+        yield f"{'' if one is None else one}+{'' if other is None else other}", (one, other)
+    await sender.send(_TEXT)
+
+
+async def _cut_and(
+    system: System, sender: AnySender, exchange: int, case: str, first: int | None, second: Fault | None, what: str
+) -> None:
+    """Cut, and have another fault act before the message comes again; one of them may be left out."""
+    async with contextlib.AsyncExitStack() as healing, contextlib.AsyncExitStack() as opening:
+        place = f"byte {first}"
+        if first is not None:
+            cut = sender.link.cut_at("upstream", exchange, exchange, first)
+            own = None if second is not None else case
+            injected = await opening.enter_async_context(system.inject(cut, case=own, place=place))
+            message = sender.post(_TEXT)
+            await injected.bitten(message)
+        if second is not None:
+            other = await healing.enter_async_context(system.inject(second, case=case, place=f"{place}, {what}"))
+            await opening.aclose()
+            if first is None:
+                message = sender.post(_TEXT)
+            await other.bitten(message)
+    await sender.finished(message)
+
+
+# -- locks ------------------------------------------------------------------------------------------------------------
 
 
 async def every_lock(system: System) -> None:
@@ -125,14 +250,8 @@ async def _every_call_of_a_recovery(system: System) -> None:
     # A dry run kills the server, too. So that it does no harm in a control or a null its sender is none of theirs.
     probe = await system.sender("probe", policy="persistent")
     sender = await _prepared(system)
-    found = await _calls(system, probe)
-    first = next((call for call in found if call.fingerprint.startswith(_SYNCS)), found[-1])
-    runs = []
-    for _ in range(_DRY_CALLS):
-        await _afresh(system, probe)
-        runs.append(await system.calls.dry_recovery(first, lambda: probe.post(_TEXT)))
-        await probe.finished(probe.messages[-1])
-    chosen = addressed(runs)
+    first = _unsynced(await _calls(system, probe))
+    chosen = await _calls_of_recovery(system, probe)
     await _each_on_its_own(
         system,
         sender,
@@ -140,6 +259,22 @@ async def _every_call_of_a_recovery(system: System) -> None:
         lambda case: system.calls.kill_in_recovery(first, chosen[case]),
         [*map(str, chosen)],
     )
+
+
+def _unsynced(found: Sequence[Call]) -> Call:
+    """Where a message is written and not yet synced: its recovery has most to do."""
+    return next((call for call in found if call.fingerprint.startswith(_SYNCS)), found[-1])
+
+
+async def _calls_of_recovery(system: System, probe: AnySender) -> list[Call]:
+    """The calls of a start after a kill, up to the acknowledgement; its sender resends, whatever others do."""
+    first = _unsynced(await _calls(system, probe))
+    runs = []
+    for _ in range(_DRY_CALLS):
+        await _afresh(system, probe)
+        runs.append(await system.calls.dry_recovery(first, lambda: probe.post(_TEXT)))
+        await probe.finished(probe.messages[-1])
+    return addressed(runs)
 
 
 async def _prepared(system: System) -> AnySender:

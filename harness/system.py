@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 import functools
+import math
 import random
 import secrets
 import shutil
 import tempfile
+import time
 import traceback
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
+from harness import coverage, node, ports, reaper, resources, waiting
 from harness import history as h
-from harness import node, ports, reaper, resources, waiting
 from harness.call_faults import CallFaults
 from harness.clients.author import Message, Offsets, patience_seconds
 from harness.clients.client import Dialer
@@ -376,7 +378,9 @@ class System:
         return everyone
 
     @contextlib.asynccontextmanager
-    async def inject(self, fault: Fault, case: int | None = None, place: str | None = None) -> AsyncIterator[Injection]:
+    async def inject(
+        self, fault: Fault, case: int | str | None = None, place: str | None = None
+    ) -> AsyncIterator[Injection]:
         """Have a fault act for as long as the scope lasts. While any does, one receiver has no link.
 
         In a null run this does nothing, and nothing else knows that it is one. In a sweep `case` is its position, and
@@ -434,15 +438,53 @@ class System:
             HarnessError: there is no such case.
         """
         only, positions = self._run.only, range(count)
-        if only is not None and only not in positions:
-            raise HarnessError(
-                f"there is no case {self._run.space}/{only}: the last one is {self._run.space}/{count - 1}"
-            )
         if only is not None:
-            return [only]
+            if not only.isdecimal() or int(only) not in positions:
+                raise HarnessError(
+                    f"there is no case {self._run.space}/{only}: the last one is {self._run.space}/{count - 1}"
+                )
+            return [int(only)]
         if self._run.role == "claim":
             return list(positions)
         return sorted({*positions[:: max(1, count // _SAMPLES)], *positions[-3:]})
+
+    def pairs(self, first: int, second: int) -> Iterator[tuple[int | None, int | None]]:
+        """Which pairs of so many first and so many second faults this run goes through, in an order that is any.
+
+        All, or as many as its budget allows, from where the runs before have ended; the one that is asked for, of
+        which None is a fault that is left out; or a few.
+
+        Raises:
+            HarnessError: there is no such case.
+        """
+        space, size = self._run.space, first * second
+        if self._run.only is not None:
+            yield self._pair(self._run.only, first, second)
+            return
+        order = coverage.order(space, size)
+        if self._run.role != "claim":
+            yield from (divmod(number, second) for number in order[:_SAMPLES])
+            return
+        begun = done = coverage.load(self._run.progress, size)
+        deadline = math.inf if self._run.budget_seconds is None else time.monotonic() + self._run.budget_seconds
+        try:
+            for number in order[begun:]:
+                if time.monotonic() >= deadline:
+                    break
+                yield divmod(number, second)
+                done += 1
+        finally:
+            swept = h.Swept(time=self._recorder.now(), space=space, size=size, begun=begun, done=done)
+            self._recorder.record(swept)
+            coverage.save(self._run.progress, size, done)
+
+    def _pair(self, only: str, first: int, second: int) -> tuple[int | None, int | None]:
+        one, plus, other = only.partition("+")
+        pair = int(one) if one else None, int(other) if other else None
+        if not plus or (pair[0] or 0) >= first or (pair[1] or 0) >= second:
+            last = f"{first - 1}+{second - 1}"
+            raise HarnessError(f"there is no case {self._run.space}/{only}: the last one is {self._run.space}/{last}")
+        return pair
 
     async def make_template(self) -> None:
         """Keep the store as it is now; `renew` returns to it. What is in it counts as read."""

@@ -86,6 +86,11 @@ class Tracer:
         """Whether every process of the server has ended while it was traced, other than by this tracer."""
 
     @property
+    def was_hit(self) -> bool:
+        """Whether the tracer has told that it hit the call."""
+        return self._hit is not None
+
+    @property
     def records(self) -> tuple[Record, ...]:
         """The calls since `arm`, once the tracer has detached; until then none."""
         return tuple(self._records)

@@ -80,3 +80,59 @@ async def test_message_of_a_server_that_dies_at_any_system_call_of_its_recovery_
 async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(system: System) -> None:
     """A store that is locked before, during or after an insert, for any time, with and without a cut."""
     await sweep.every_lock(system)
+
+
+@scenario(
+    family="pairs",
+    controls=["once"],
+    variants={"wire-wire": {}},
+    transports=["websocket"],
+    clients=["python"],
+    sweep=True,
+)
+async def test_message_that_is_cut_at_any_byte_and_cut_again_is_stored_once(system: System) -> None:
+    """A second cut on the way back from the first, after any number of bytes."""
+    await sweep.cut_and_cut(system)
+
+
+@scenario(
+    family="pairs",
+    controls=["once"],
+    variants={"wire-lock": {}},
+    transports=["websocket"],
+    clients=["python"],
+    sweep=True,
+)
+async def test_message_that_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(system: System) -> None:
+    """A lock that is held when the message comes again, for less and for more than the ack timeout."""
+    await sweep.cut_and_lock(system)
+
+
+@scenario(
+    family="pairs",
+    controls=["once"],
+    variants={"wire-kill": {}},
+    transports=["websocket"],
+    clients=["python"],
+    traces=True,
+    sweep=True,
+)
+async def test_message_that_is_cut_at_any_byte_and_whose_server_dies_at_any_call_is_stored_once(system: System) -> None:
+    """A kill at any system call when the message comes again."""
+    await sweep.cut_and_kill(system)
+
+
+@scenario(
+    family="pairs",
+    controls=["new-offset"],
+    variants={"kill-kill": {}},
+    transports=["websocket"],
+    clients=["python"],
+    traces=True,
+    sweep=True,
+)
+async def test_message_whose_server_dies_at_any_call_and_at_any_call_of_its_recovery_is_stored_once(
+    system: System,
+) -> None:
+    """A kill at any system call, and another at any of the start that follows."""
+    await sweep.kill_and_kill(system)

@@ -336,7 +336,7 @@ def test_case_of_a_sweep_is_asked_for_by_its_id(client: str, transport: str, spa
     wire = getattr(sweep, s.ATTRIBUTE)
     (found,) = s.cases(wire, ["python", "node"], [target()], f"{space}/37")
     assert (found.client, found.transport, found.variant, found.space) == (client, transport, "up", space)
-    assert [run.only for run in s.runs(found)] == [37, 37, 37]
+    assert [run.only for run in s.runs(found)] == ["37", "37", "37"]
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,12 @@ def saved_seconds(folder: Path) -> float:
     return read(path, Result).seconds if path.exists() else 0.0
 
 
+def saved_smallest(folder: Path) -> str:
+    """What the pair of faults that broke a scenario was reduced to, where its verdict says so."""
+    path = folder / "verdict.json"
+    return read(path, Result).smallest if path.exists() else ""
+
+
 def read(path: Path, kind: type[_T]) -> _T:
     """Read one of the JSON files of a run.
 

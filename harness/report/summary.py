@@ -55,6 +55,8 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     repeated: Repeated | None = None
     target: str = ""
     outcomes: list[Outcome] = []
+    coverage: str = ""
+    smallest: str = ""
 
     @property
     def variant(self) -> str:
@@ -138,6 +140,8 @@ def of_result(result: Result) -> ScenarioSummary:
         repeated=result.repeated,
         target=result.target,
         outcomes=result.outcomes,
+        coverage=result.coverage,
+        smallest=result.smallest,
     )
 
 

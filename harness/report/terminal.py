@@ -28,6 +28,7 @@ def line(scenario: ScenarioSummary | Result) -> str:
     pair = shown_by_pair(scenario.controls)
     told = ", ".join([*([pair] if pair else []), *repeated, *counts, f"{scenario.seconds:.1f} s"])
     told_of = [f"{cases}: {outcome.words}" for cases, outcome in folded(scenario.outcomes)]
+    told_of += [scenario.coverage] if scenario.coverage else []
     cases = [f"\n{_INDENT}{one_line(words)}" for words in _some(told_of)]
     return f"{scenario.verdict:<9} {one_line(scenario.id)}  ({told})" + "".join(cases)
 
@@ -48,6 +49,7 @@ def trouble(folder: Path, scenario: ScenarioSummary | Result) -> list[str]:
         *_anomalies(judged(folder, scenario) / "claim" / HISTORY, scenario.anomalies),
         *_wrapped("report", f"{_shown(folder / 'index.html')}#{anchor(scenario.id)}"),
         *_wrapped("replay", scenario.replay),
+        *(_wrapped("smallest", f"{scenario.replay} --case {scenario.smallest}") if scenario.smallest else []),
         *(f"{_INDENT}case: {one_line(_replayed(scenario, bad))}" for bad in _bad(scenario)[:_LISTED]),
     ]
 
