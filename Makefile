@@ -10,14 +10,13 @@ READY := $(VENV)/.ready
 
 # Three workers on two cores: a good part of a scenario is waiting for timeouts and restarts.
 scenarios: $(READY)
-	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal \
-		-k 'not wire-connect and not syscall-recovery and not lock-sweep and not (wire and polling)'
+	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal -m 'not long'
 
 # With the official JavaScript client and a Node server: every scenario, then the tutorial's claims with both clients on
 # all shipped servers. The second runs whatever became of the first.
 node: $(READY)
 	status=0; \
-	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal --client node --target hardened-node -k 'not sweep' || status=$$?; \
+	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal --client node --target hardened-node -m 'not long' -k 'not syscall' || status=$$?; \
 	$(VENV)/bin/pytest scenarios/test_guarantees.py -n 3 --dist worksteal --client python --client node \
 		--target reference --target tutorial-node --target hardened-node || status=$$?; \
 	exit $$status

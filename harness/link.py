@@ -126,12 +126,12 @@ class SenderLink(Link):
             await self.restore()
 
     @fault("link")
-    async def cut_at(self, direction: Direction, shortest: int, longest: int, count: int = 0) -> Acts:
+    async def cut_at(self, direction: Direction, shortest: int, longest: int, count: int = 0, before: int = 0) -> Acts:
         """Close the connection after exactly `count` more bytes in that direction; the next one passes.
 
         An exchange has `shortest` to `longest` bytes on the TCP connection that has more of it. A cut before the
         message's last byte upstream leaves no row, one downstream of a WebSocket a row; behind the longest exchange
-        nothing is cut.
+        nothing is cut. Of a stream of messages, `before` is how many bytes those before the message have.
         """
         connection = await self.sender.idle(downstream=True)
         own = connection.last_unit_bytes
@@ -147,7 +147,7 @@ class SenderLink(Link):
             if count > longest:
                 raise NotSeen(f"the connection was cut, and no exchange had more than {_bytes(longest)} {direction}")
             stored = await self._store.holds(message)
-            if stored and direction == "upstream" and count < own:
+            if stored and direction == "upstream" and count - before < own:
                 raise NotSeen("the message was stored")
             # Over polling the request that brings the message is answered before anybody has looked at it.
             if not stored and direction == "downstream" and len(connection.bytes_by_wire) == 1:

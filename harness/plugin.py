@@ -445,10 +445,13 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     gate = collector.config.stash[_GATE]
     if declared.sweep:
         gate.spaces |= {case.space for case in scenario.cases(declared, gate.clients, gate.targets)}
-    return [
-        ScenarioItem.from_parent(collector, name=f"{declared.item or name}[{case.id}]", case=case, title=title)
-        for case in scenario.cases(declared, gate.clients, gate.targets, gate.only)
-    ]
+    items = []
+    for case in scenario.cases(declared, gate.clients, gate.targets, gate.only):
+        item = ScenarioItem.from_parent(collector, name=f"{declared.item or name}[{case.id}]", case=case, title=title)
+        if case.transport in declared.long_over:
+            item.add_marker("long")
+        items.append(item)
+    return items
 
 
 # -- one run, in one or several processes ------------------------------------------------------------------------
@@ -460,6 +463,7 @@ def _is_worker(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Agree on the folder and the seed of this run, and refuse a target description that is not valid."""
+    config.addinivalue_line("markers", "long: a sweep for which not everybody waits")
     # pytest-xdist gives its workers this attribute, and a worker what `pytest_configure_node` put into it.
     of_controller = getattr(config, "workerinput", {}).get("midemit")
     settings = _settings(config) if of_controller is None else msgspec.convert(of_controller, Settings)

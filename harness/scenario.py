@@ -121,6 +121,7 @@ class Scenario(msgspec.Struct, frozen=True):
     item: str | None = None
     title: str | None = None
     sweep: bool = False
+    long_over: tuple[str, ...] = ()
 
 
 def scenario(
@@ -140,6 +141,7 @@ def scenario(
     clients: Sequence[str] = (),
     target: str | None = None,
     sweep: bool = False,
+    long_over: Sequence[str] = (),
 ) -> Callable[[Schedule], Schedule]:
     """Declare an async function `(system, **parameters)` as a scenario.
 
@@ -160,6 +162,8 @@ def scenario(
         clients: those that it runs with, where it needs what others do not have; else the user chooses.
         target: the target that it runs on, by its path or name, where it is about that; else the user chooses.
         sweep: the schedule goes through the cases of a sweep, with nobody else connected: no receivers listen.
+        long_over: the transports over which it takes so long that not everybody waits for it: there its items have the
+            mark `long`.
 
     Raises:
         HarnessError: one of these is not what is said here.
@@ -167,7 +171,10 @@ def scenario(
 
     def declare(schedule: Schedule) -> Schedule:
         problem = next(
-            _problems(family, controls, variants, order, switch, transports, policy, guarantee, server, clients), None
+            _problems(
+                family, controls, variants, order, switch, transports, policy, guarantee, server, clients, long_over
+            ),
+            None,
         )
         if problem is not None:
             raise HarnessError(f"scenario {getattr(schedule, '__name__', schedule)}: {problem}")
@@ -188,6 +195,7 @@ def scenario(
             target,
             tuple(clients),
             sweep=sweep,
+            long_over=tuple(long_over),
         )
         setattr(schedule, ATTRIBUTE, declared)
         return schedule
@@ -206,6 +214,7 @@ def _problems(
     guarantee: h.Guarantee | None,
     server: str | None,
     clients: Sequence[str],
+    long_over: Sequence[str],
 ) -> Iterator[str]:
     """What is wrong with a declaration: what types would say, and what a type checker may not have been asked."""
     for what, names in {"family": [family], "variants": [name for name in variants or {} if name]}.items():
@@ -223,6 +232,7 @@ def _problems(
         "policy": ((policy,) if policy is not None else None, get_args(h.Policy)),
         "guarantee": ((guarantee,) if guarantee is not None else None, get_args(h.Guarantee)),
         "clients": (clients, tuple(KINDS)),
+        "long_over": (long_over, tuple(TRANSPORTS)),
     }
     for what, (given, words) in known.items():
         if given is not None and (not isinstance(given, list | tuple) or not set(given) <= set(words)):

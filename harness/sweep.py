@@ -25,6 +25,8 @@ _TEXT = "hello"
 # rows, in broadcasts and in handshakes, and those of acknowledgements, which some clients count over all connections.
 _FIRST = 100
 _DRY_RUNS = 5
+# With those of the case before, fewer than ten on a connection: their acknowledgements have one digit.
+_STREAM = 4
 # Around the busy timeout of the shipped servers (0.2 of their ack timeout) and the ack timeout.
 _LOCKED_ACK_TIMEOUTS = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.9, 1, 1.1, 1.5)
 _LOCKED_AGAIN = (0.1, 0.3, 1.1, 1.5)
@@ -60,6 +62,19 @@ async def every_byte(system: System, direction: Direction, lanes: int | None = N
         lambda link, count: link.cut_at(direction, shortest, longest, count),
         lambda count: _place(count, longest, framed=direction == "upstream" and system.transport == "websocket"),
     )
+
+
+async def every_byte_of_a_stream(system: System) -> None:
+    """Cut a stream of messages after each of its bytes upstream, while others send streams, too."""
+    senders = await _senders(system, _LANES["upstream"])
+    await asyncio.gather(*(sender.send_many(_FIRST // len(senders)) for sender in senders))
+    each = max([await _measured(senders[0], "upstream") for _ in range(_DRY_RUNS)])
+    length = each * _STREAM
+
+    def cut(link: SenderLink, count: int) -> Fault:
+        return link.cut_at("upstream", length, length, count, min(count, length - 1) // each * each)
+
+    await _through(system, senders, length + 2, cut, lambda count: _place(count, length), stream=_STREAM)
 
 
 async def every_byte_of_a_handshake(system: System, direction: Direction) -> None:
@@ -330,17 +345,22 @@ async def _through(
     count: int,
     fault: Callable[[SenderLink, int], Fault],
     place: Callable[[int], str],
+    stream: int = 1,
 ) -> None:
-    """Go through the cases: each is a fault that bites a message, on whatever link has nothing to do."""
+    """Go through the cases: each is a fault that bites a message, on whatever link has nothing to do.
+
+    Of a `stream` of messages, all of one length, it bites the one that is being sent.
+    """
     cases = iter(system.cases(count))
+    each = (count - 2) // stream
     await senders[0].send(_TEXT)
 
     async def work(sender: AnySender) -> None:
         for case in cases:
             async with system.inject(fault(sender.link, case), case=case, place=place(case)) as injected:
-                message = sender.post(_TEXT)
-                await injected.bitten(message)
-            await sender.finished(message)
+                messages = [sender.post(_TEXT) for _ in range(stream)]
+                await injected.bitten(messages[min(case // each, stream - 1)])
+            await sender.finished(messages[-1])
 
     await asyncio.gather(*map(work, senders))
     await senders[0].send(_TEXT)

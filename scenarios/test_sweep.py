@@ -12,16 +12,30 @@ from harness.scenario import scenario
 from harness.system import System
 
 
-@scenario(family="wire", controls=["once"], variants={"up": {}}, sweep=True)
+@scenario(family="wire", controls=["once"], variants={"up": {}}, sweep=True, long_over=["polling"])
 async def test_message_that_is_cut_at_any_byte_on_its_way_is_stored_once(system: System) -> None:
     """A connection that ends after any number of a message's bytes: the message is sent again, and stored once."""
     await sweep.every_byte(system, "upstream")
 
 
-@scenario(family="wire", controls=["new-offset"], variants={"down": {}}, sweep=True)
+@scenario(family="wire", controls=["new-offset"], variants={"down": {}}, sweep=True, long_over=["polling"])
 async def test_message_that_is_cut_at_any_byte_of_its_answer_is_stored_once(system: System) -> None:
     """A connection that ends after any number of bytes of the answer: the message is sent again, and stored once."""
     await sweep.every_byte(system, "downstream")
+
+
+@scenario(
+    family="wire-stream",
+    controls=["once"],
+    variants={"up": {}},
+    transports=["websocket"],
+    clients=["python"],
+    sweep=True,
+    long_over=["websocket"],
+)
+async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> None:
+    """A connection that ends after any number of bytes of several messages, while others send: each is stored once."""
+    await sweep.every_byte_of_a_stream(system)
 
 
 @scenario(
@@ -31,6 +45,7 @@ async def test_message_that_is_cut_at_any_byte_of_its_answer_is_stored_once(syst
     transports=["websocket"],
     clients=["python"],  # no driver tells the bytes of a handshake
     sweep=True,
+    long_over=["websocket"],
 )
 async def test_message_that_waits_for_a_handshake_which_is_cut_at_any_byte_is_stored_once(
     system: System, direction: Direction
@@ -63,6 +78,7 @@ async def test_message_at_any_system_call_of_which_the_server_dies_or_fails_is_s
     clients=["python"],
     traces=True,
     sweep=True,
+    long_over=["websocket"],
 )
 async def test_message_of_a_server_that_dies_at_any_system_call_of_its_recovery_is_stored_once(system: System) -> None:
     """A server that is killed while it handles a message, and again at any call of the start that follows."""
@@ -76,6 +92,7 @@ async def test_message_of_a_server_that_dies_at_any_system_call_of_its_recovery_
     transports=["websocket"],
     clients=["python"],
     sweep=True,
+    long_over=["websocket"],
 )
 async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(system: System) -> None:
     """A store that is locked before, during or after an insert, for any time, with and without a cut."""
@@ -89,6 +106,7 @@ async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(syst
     transports=["websocket"],
     clients=["python"],
     sweep=True,
+    long_over=["websocket"],
 )
 async def test_message_that_is_cut_at_any_byte_and_cut_again_is_stored_once(system: System) -> None:
     """A second cut on the way back from the first, after any number of bytes."""
@@ -102,6 +120,7 @@ async def test_message_that_is_cut_at_any_byte_and_cut_again_is_stored_once(syst
     transports=["websocket"],
     clients=["python"],
     sweep=True,
+    long_over=["websocket"],
 )
 async def test_message_that_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(system: System) -> None:
     """A lock that is held when the message comes again, for less and for more than the ack timeout."""
@@ -116,6 +135,7 @@ async def test_message_that_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(s
     clients=["python"],
     traces=True,
     sweep=True,
+    long_over=["websocket"],
 )
 async def test_message_that_is_cut_at_any_byte_and_whose_server_dies_at_any_call_is_stored_once(system: System) -> None:
     """A kill at any system call when the message comes again."""
@@ -130,6 +150,7 @@ async def test_message_that_is_cut_at_any_byte_and_whose_server_dies_at_any_call
     clients=["python"],
     traces=True,
     sweep=True,
+    long_over=["websocket"],
 )
 async def test_message_whose_server_dies_at_any_call_and_at_any_call_of_its_recovery_is_stored_once(
     system: System,

@@ -137,3 +137,13 @@ def test_neighbours_with_the_same_outcome_are_folded() -> None:
         ("wire/up/5..6", "wire/up/5"),
         ("wire/down/7", "wire/down/7"),
     ]
+
+
+def test_pairs_with_the_same_outcome_are_folded_with_their_number() -> None:
+    """They have no neighbours; in their own order they come by both positions, one that is left out first."""
+    sweep = Sweep("kill in recovery")
+    for case in ("10+2", "9+30", "+4", "9+4"):
+        sweep.case(f"pairs/kill-kill/{case}", again=case != "+4")
+    found = sweep.outcomes()
+    assert [it.case.rpartition("/")[2] for it in found] == ["+4", "9+4", "9+30", "10+2"]
+    assert [cases for cases, _ in folded(found)] == ["pairs/kill-kill (1)", "pairs/kill-kill (3)"]

@@ -6,8 +6,8 @@ from typing import Literal
 import msgspec
 import pytest
 
+from harness import coverage, sweep, trace
 from harness import history as h
-from harness import sweep, trace
 from harness.calls import Error, addressed
 from harness.checker import judge
 from harness.link import Direction
@@ -233,3 +233,56 @@ async def test_one_case_is_enough_for_a_server_that_is_wrong_there(
         history = await here.run(schedule, run, target=run.target)
         assert of(history, h.Failed) == []
         assert {anomaly.kind for anomaly in judge(history).broken_by} == kinds
+
+
+# -- pairs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("5+300", ("the connection was cut after 5 bytes upstream, and the way back after 300 bytes", "resent")),
+        ("5+", ("the connection was cut after 5 bytes upstream, attempt 1 of ", "resent")),
+        ("+300", ("a handshake was cut after 300 bytes upstream while ", "resent")),
+    ],
+)
+@in_event_loop
+async def test_pair_of_cuts_can_be_asked_for_and_so_can_each_of_them(
+    only: str, said: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first in the message, the second in the handshake that follows."""
+    async with place(tmp_path, monkeypatch) as here:
+        history = await here.run(sweep.cut_and_cut, msgspec.structs.replace(ALL, only=only))
+        assert of(history, h.Failed) == []
+        judgement = judge(history)
+        assert judgement.verdict == "kept"
+        (outcome,) = outcomes(history, judgement)
+        assert outcome.case == f"wire/it/{only}"
+        assert outcome.evidence.startswith(said[0])
+        assert outcome.kind == said[1]
+
+
+@in_event_loop
+async def test_pairs_are_tried_until_the_budget_is_used_and_then_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run tries others; together they are the beginning of the space's order."""
+    progress = tmp_path / "progress.json"
+    run = msgspec.structs.replace(ALL, budget_seconds=0.3, progress=progress)
+    async with place(tmp_path, monkeypatch) as here:
+        tried: list[str] = []
+        for _ in range(2):
+            history = await here.run(sweep.cut_and_cut, run)
+            assert of(history, h.Failed) == []
+            assert judge(history).verdict == "kept"
+            (swept,) = of(history, h.Swept)
+            assert swept.begun == len(tried)
+            tried += [event.case for event in of(history, h.FaultBegan) if event.case]
+            assert swept.done == len(tried) == len(set(tried))
+        expected = coverage.order("wire/it", swept.size)[: len(tried)]
+        second = next(length for length in range(1, swept.size) if tried[0] == _pair(expected[0], length))
+        assert tried == [_pair(number, second) for number in expected]
+
+
+def _pair(number: int, length: int) -> str:
+    return f"wire/it/{number // length}+{number % length}"
