@@ -9,6 +9,7 @@
   server and the hardened Node server in turn, and each with and without the recording of the history.
 """
 
+import argparse
 import asyncio
 import contextlib
 import itertools
@@ -28,7 +29,7 @@ import aiohttp
 import msgspec
 import socketio
 
-from harness import checker, node, ports, scenario, sweep, system, target, waiting
+from harness import checker, node, ports, scenario, sweep, system, target, trace, waiting
 from harness import history as h
 from harness.install import locate
 from harness.toxiproxy import Toxiproxy
@@ -39,6 +40,7 @@ _LINEAR = 1.5
 _ROUNDS = 9
 _WIRE_ROUNDS = 5
 _WIRE_CASES = 60
+_CALL_ROUNDS = 3
 # How many, and how many messages each sends in a slice; slices for each server with and without recording.
 _SENDERS = ((1, 60), (50, 3))
 _SLICES = 30
@@ -46,9 +48,11 @@ _SLICES = 30
 
 def main() -> None:
     """Print every measure, a line each."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     _judge()
     asyncio.run(_whole_run())
     asyncio.run(_wire())
+    asyncio.run(_system_calls())
     asyncio.run(_throughput())
 
 
@@ -192,6 +196,35 @@ async def _swept(described: target.Target, toxiproxy: Toxiproxy, place: Path, la
     async def schedule(running: system.System) -> None:
         await sweep.every_byte(running, "upstream", lanes)
 
+    return await _cases_a_second(schedule, described, toxiproxy, place)
+
+
+async def _system_calls() -> None:
+    """How many kills at a system call a second, each with two starts of the server, a message before and one after."""
+    if (lack := trace.lack()) is not None:
+        print(f"system calls: left out, {lack}")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        toxiproxy = await Toxiproxy.start(locate(), Path(name) / "toxiproxy.log")
+        try:
+            for server in ("reference", *(["hardened-node"] if node.lack() is None else [])):
+                rates = []
+                for number in range(_CALL_ROUNDS):
+                    place = Path(name) / f"{server}-{number}"
+                    place.mkdir()
+                    rates.append(await _cases_a_second(_every_kill, target.load(server), toxiproxy, place))
+                print(f"a kill at a system call of {server}: {statistics.median(rates):.1f} cases a second")
+        finally:
+            await toxiproxy.stop()
+
+
+async def _every_kill(running: system.System) -> None:
+    await sweep.every_call(running, "kill")
+
+
+async def _cases_a_second(
+    schedule: Callable[[system.System], Awaitable[None]], described: target.Target, toxiproxy: Toxiproxy, place: Path
+) -> float:
     declared = scenario.Scenario(schedule, "wire", (), {"up": {}}, sweep=True)
     case = next(scenario.cases(declared, ["python"], [described]))
     await system.perform(case, scenario.runs(case)[-1], toxiproxy, place, seed=0)
