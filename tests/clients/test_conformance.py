@@ -207,11 +207,13 @@ def test_command_tells_which_rules_hold(tmp_path: Path) -> None:
     """`conformance COMMAND…` prints a line for each rule, runs the driver where the user is, and exits with 1."""
     (tmp_path / "driver.py").write_text("raise SystemExit(4)")
     status, lines = conformance(tmp_path, sys.executable, "driver.py")
-    told = {line.split()[1]: line.split()[0] for line in lines if not line.startswith(" ")}
+    told = {line.split()[1]: line.split()[0] for line in lines[:-1] if not line.startswith(" ")}
     assert status == 1
-    # Of a program that tells nothing nothing is wrong; and no policy but `persistent` has to be known.
+    # No policy but `persistent` has to be known; and a program that tells nothing shows nothing.
     assert set(told) == {*(rule.name for rule in RULES), "order", "lines"}
-    assert {told["connects"], told["stop"], told["order"], told["lines"]} == {"broken", "holds"}
+    assert {told["connects"], told["stop"], told["order"], told["lines"]} == {"broken"}
+    broken = sum(word == "broken" for word in told.values())
+    assert lines[-1] == f"{len(told)} rules: 0 hold, {broken} broken, {len(told) - broken} lacking"
     assert any("exited with status 4 before it told `connected`" in line for line in lines)
 
 
@@ -219,6 +221,7 @@ def test_command_exits_with_0_when_every_rule_holds(tmp_path: Path) -> None:
     """The harness's own worker holds them all."""
     status, lines = conformance(tmp_path, "--", *WORKER)
     assert status == 0, lines
+    assert lines.pop() == f"{len(RULES) + 2} rules: {len(RULES) - 1} hold, 0 broken, 3 lacking"
     assert len(lines) == len(RULES) + 2
     assert {line.split()[1] for line in lines if line.startswith("lacks")} == {"tutorial", "wire", "wire-upgrade"}
     assert all(line.startswith(("holds", "lacks")) for line in lines)
