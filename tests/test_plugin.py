@@ -47,7 +47,7 @@ async def test_unlucky(system):
     """A message is lost where the seed says so."""
     await (await system.sender("alice")).send_many(2)
     if int(system._token, 16) % 4 == 0:
-        database = sqlite3.connect(system.store._path)
+        database = sqlite3.connect(system.store.path)
         database.execute("DELETE FROM messages WHERE id = 1")
         database.commit()
         database.close()
@@ -233,7 +233,7 @@ def test_case_that_no_sweep_has_is_refused_in_one_line(case: str, tmp_path: Path
     """A misspelt id is a usage error, and no run that finds nothing."""
     ran = run(tmp_path, "scenarios/test_sweep.py", "--case", case)
     assert ran.status == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: --case {case}: no sweep here has it; the id of a case is like wire/up/37" in ran.output
+    assert f"ERROR: --case {case}: no sweep here has it; the cases here begin with: lock/sweep, pairs/" in ran.output
 
 
 def test_unknown_client_is_refused_in_one_line(tmp_path: Path) -> None:
