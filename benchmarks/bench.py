@@ -29,9 +29,10 @@ import aiohttp
 import msgspec
 import socketio
 
-from harness import checker, node, ports, scenario, sweep, system, target, trace, waiting
+from harness import checker, node, ports, scenario, system, target, trace, waiting
 from harness import history as h
 from harness.install import locate
+from harness.sweeps import syscalls, wire
 from harness.toxiproxy import Toxiproxy
 
 _MESSAGES = (10_000, 100_000, 1_000_000)
@@ -194,7 +195,7 @@ async def _swept(described: target.Target, toxiproxy: Toxiproxy, place: Path, la
     """How many cases a second the sweep upstream does, on so many links."""
 
     async def schedule(running: system.System) -> None:
-        await sweep.every_byte(running, "upstream", lanes)
+        await wire.every_byte(running, "upstream", lanes)
 
     return await _cases_a_second(schedule, described, toxiproxy, place)
 
@@ -219,7 +220,7 @@ async def _system_calls() -> None:
 
 
 async def _every_kill(running: system.System) -> None:
-    await sweep.every_call(running, "kill")
+    await syscalls.every_call(running, "kill")
 
 
 async def _cases_a_second(

@@ -5,23 +5,23 @@
 
 from typing import Literal
 
-from harness import sweep
 from harness.calls import Error
 from harness.link import Direction
 from harness.scenario import scenario
+from harness.sweeps import locks, pairs, syscalls, wire
 from harness.system import System
 
 
 @scenario(family="wire", controls=["once"], variants={"up": {}}, sweep=True, long_over=["polling"])
 async def test_message_that_is_cut_at_any_byte_on_its_way_is_stored_once(system: System) -> None:
     """A connection that ends after any number of a message's bytes: the message is sent again, and stored once."""
-    await sweep.every_byte(system, "upstream")
+    await wire.every_byte(system, "upstream")
 
 
 @scenario(family="wire", controls=["new-offset"], variants={"down": {}}, sweep=True, long_over=["polling"])
 async def test_message_that_is_cut_at_any_byte_of_its_answer_is_stored_once(system: System) -> None:
     """A connection that ends after any number of bytes of the answer: the message is sent again, and stored once."""
-    await sweep.every_byte(system, "downstream")
+    await wire.every_byte(system, "downstream")
 
 
 @scenario(
@@ -35,7 +35,7 @@ async def test_message_that_is_cut_at_any_byte_of_its_answer_is_stored_once(syst
 )
 async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> None:
     """A connection that ends after any number of bytes of several messages, while others send: each is stored once."""
-    await sweep.every_byte_of_a_stream(system)
+    await wire.every_byte_of_a_stream(system)
 
 
 @scenario(
@@ -51,7 +51,7 @@ async def test_message_that_waits_for_a_handshake_which_is_cut_at_any_byte_is_st
     system: System, direction: Direction
 ) -> None:
     """A way back that ends after any number of bytes of its handshake: the next one carries the message."""
-    await sweep.every_byte_of_a_handshake(system, direction)
+    await wire.every_byte_of_a_handshake(system, direction)
 
 
 @scenario(
@@ -67,7 +67,7 @@ async def test_message_at_any_system_call_of_which_the_server_dies_or_fails_is_s
     system: System, action: Literal["kill"] | Error
 ) -> None:
     """A server that is killed at any call by which it handles a message, or whose store fails there."""
-    await sweep.every_call(system, action)
+    await syscalls.every_call(system, action)
 
 
 @scenario(
@@ -82,7 +82,7 @@ async def test_message_at_any_system_call_of_which_the_server_dies_or_fails_is_s
 )
 async def test_message_of_a_server_that_dies_at_any_system_call_of_its_recovery_is_stored_once(system: System) -> None:
     """A server that is killed while it handles a message, and again at any call of the start that follows."""
-    await sweep.every_call_of_a_recovery(system)
+    await syscalls.every_call_of_a_recovery(system)
 
 
 @scenario(
@@ -96,7 +96,7 @@ async def test_message_of_a_server_that_dies_at_any_system_call_of_its_recovery_
 )
 async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(system: System) -> None:
     """A store that is locked before, during or after an insert, for any time, with and without a cut."""
-    await sweep.every_lock(system)
+    await locks.every_lock(system)
 
 
 @scenario(
@@ -110,7 +110,7 @@ async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(syst
 )
 async def test_message_that_is_cut_at_any_byte_and_cut_again_is_stored_once(system: System) -> None:
     """A second cut on the way back from the first, after any number of bytes."""
-    await sweep.cut_and_cut(system)
+    await pairs.cut_and_cut(system)
 
 
 @scenario(
@@ -124,7 +124,7 @@ async def test_message_that_is_cut_at_any_byte_and_cut_again_is_stored_once(syst
 )
 async def test_message_that_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(system: System) -> None:
     """A lock that is held when the message comes again, for less and for more than the ack timeout."""
-    await sweep.cut_and_lock(system)
+    await pairs.cut_and_lock(system)
 
 
 @scenario(
@@ -139,7 +139,7 @@ async def test_message_that_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(s
 )
 async def test_message_that_is_cut_at_any_byte_and_whose_server_dies_at_any_call_is_stored_once(system: System) -> None:
     """A kill at any system call when the message comes again."""
-    await sweep.cut_and_kill(system)
+    await pairs.cut_and_kill(system)
 
 
 @scenario(
@@ -156,4 +156,4 @@ async def test_message_whose_server_dies_at_any_call_and_at_any_call_of_its_reco
     system: System,
 ) -> None:
     """A kill at any system call, and another at any of the start that follows."""
-    await sweep.kill_and_kill(system)
+    await pairs.kill_and_kill(system)

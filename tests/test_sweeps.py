@@ -6,13 +6,14 @@ from typing import Literal
 import msgspec
 import pytest
 
-from harness import coverage, sweep, trace
+from harness import coverage, trace
 from harness import history as h
 from harness.calls import Error, addressed
 from harness.checker import judge
 from harness.link import Direction
 from harness.outcome import Outcome, outcomes
 from harness.scenario import CONTROLS, Run
+from harness.sweeps import pairs, syscalls, wire
 from harness.system import System
 from harness.target import load
 from harness.targets.ledger import ENTRIES
@@ -27,7 +28,7 @@ async def swept(here: Place, direction: Direction, run: Run) -> tuple[h.History,
     """The history of a sweep and what came of its cases."""
 
     async def schedule(system: System) -> None:
-        await sweep.every_byte(system, direction)
+        await wire.every_byte(system, direction)
 
     history = await here.run(schedule, run)
     return history, outcomes(history, judge(history))
@@ -100,7 +101,7 @@ async def test_handshake_is_cut_at_its_first_and_last_bytes(
     """A message waits for each of them, and one byte more than a handshake has lets it through."""
 
     async def schedule(system: System) -> None:
-        await sweep.every_byte_of_a_handshake(system, direction)
+        await wire.every_byte_of_a_handshake(system, direction)
 
     async with place(tmp_path, monkeypatch) as here:
         history = await here.run(schedule, SOME)
@@ -133,7 +134,7 @@ async def called(here: Place, action: Literal["kill"] | Error, run: Run = FORKIN
     """The history of a sweep of system calls, and what came of its cases."""
 
     async def schedule(system: System) -> None:
-        await sweep.every_call(system, action)
+        await syscalls.every_call(system, action)
 
     history = await here.run(schedule, run, target=run.target)
     return history, outcomes(history, judge(history))
@@ -188,7 +189,7 @@ async def test_calls_of_a_recovery_can_be_asked_for(tmp_path: Path, monkeypatch:
     """The server is killed when the message is written and not synced, and again in the start that follows."""
     async with place(tmp_path, monkeypatch) as here:
         run = msgspec.structs.replace(FORKING, only="7")
-        history = await here.run(sweep.every_call_of_a_recovery, run, target=run.target)
+        history = await here.run(syscalls.every_call_of_a_recovery, run, target=run.target)
         assert of(history, h.Failed) == []
         judgement = judge(history)
         assert judgement.verdict == "kept"
@@ -252,7 +253,7 @@ async def test_pair_of_cuts_can_be_asked_for_and_so_can_each_of_them(
 ) -> None:
     """The first in the message, the second in the handshake that follows."""
     async with place(tmp_path, monkeypatch) as here:
-        history = await here.run(sweep.cut_and_cut, msgspec.structs.replace(ALL, only=only))
+        history = await here.run(pairs.cut_and_cut, msgspec.structs.replace(ALL, only=only))
         assert of(history, h.Failed) == []
         judgement = judge(history)
         assert judgement.verdict == "kept"
@@ -272,7 +273,7 @@ async def test_pairs_are_tried_until_the_budget_is_used_and_then_from_there(
     async with place(tmp_path, monkeypatch) as here:
         tried: list[str] = []
         for _ in range(2):
-            history = await here.run(sweep.cut_and_cut, run)
+            history = await here.run(pairs.cut_and_cut, run)
             assert of(history, h.Failed) == []
             assert judge(history).verdict == "kept"
             (swept,) = of(history, h.Swept)

@@ -1,0 +1,31 @@
+"""A lock before, during and after an insert, for any time, with and without a cut."""
+
+import itertools
+from typing import get_args
+
+from harness.link import Cut, Phase
+from harness.sweeps import TEXT
+from harness.system import System
+
+# Around the busy timeout of the shipped servers (0.2 of their ack timeout) and the ack timeout.
+_HELD_ACK_TIMEOUTS = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.9, 1, 1.1, 1.5)
+
+
+async def every_lock(system: System) -> None:
+    """Lock the store before, during and after an insert, from none to beyond the ack timeout, with cuts or without."""
+    sender = await system.sender("alice")
+    spaces = itertools.product(get_args(Phase), _HELD_ACK_TIMEOUTS, get_args(Cut))
+    points = [(taken, system.seconds(ack_timeouts=held), cut) for taken, held, cut in spaces]
+    await sender.send(TEXT)
+    for case in system.cases(len(points)):
+        taken, seconds, cut = points[case]
+        fault = sender.link.lock_and_cut(taken, seconds, cut)
+        async with system.inject(fault, case=case, place=_place(taken, seconds, cut)) as injected:
+            message = sender.post(TEXT)
+            await injected.bitten(message)
+        await sender.finished(message)
+    await sender.send(TEXT)
+
+
+def _place(taken: Phase, seconds: float, cut: Cut) -> str:
+    return f"{taken} the insert, for {seconds:g} s" + ("" if cut == "never" else f", cut {cut} the lock")

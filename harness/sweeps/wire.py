@@ -1,0 +1,144 @@
+"""Every byte of an exchange, of a stream and of a handshake: the connection is cut behind each of them."""
+
+import asyncio
+import itertools
+import string
+from collections.abc import Callable, Sequence
+
+from harness.clients.sender import Sender
+from harness.fault import Fault
+from harness.link import Direction, SenderLink
+from harness.sweeps import TEXT
+from harness.system import AnySender, System
+
+FIRST = 100
+"""So many messages are sent first: from then on the numbers in what follows have as many digits as the last one.
+
+Those of rows, in broadcasts and in handshakes, and those of acknowledgements, which some clients count over all
+connections.
+"""
+
+# Upstream a link carries nothing but its own sender's bytes; downstream it carries the broadcasts of all.
+_LANES: dict[Direction, int] = {"upstream": 4, "downstream": 1}
+_DRY_RUNS = 5
+# With those of the case before, fewer than ten on a connection: their acknowledgements have one digit.
+_STREAM = 4
+# A WebSocket frame of a client: two bytes and the mask, and two more where the payload is longer than 125 bytes.
+_HEADER_BYTES, _LONG_HEADER_BYTES, _LONGEST_SHORT_PAYLOAD = 6, 8, 125
+
+
+async def every_byte(system: System, direction: Direction, lanes: int | None = None) -> None:
+    """Cut the exchange of one message after each of its bytes in one direction, each time on a new connection.
+
+    Args:
+        system: with nobody else connected.
+        direction: in which bytes are counted.
+        lanes: how many links are at work at once, up to 26; by default as many as can be.
+    """
+    senders = await _senders(system, lanes or _LANES[direction])
+    if direction == "downstream" or not isinstance(senders[0], Sender):
+        await asyncio.gather(*(sender.send_many(FIRST) for sender in senders))
+    lengths = [await measured(senders[0], direction) for _ in range(_DRY_RUNS)]
+    # Over polling an answer and a broadcast can share one response, or not: there, an exchange may end anywhere.
+    shared = system.transport == "polling" and direction == "downstream"
+    shortest, longest = (1 if shared else min(lengths)), max(lengths)
+    await _through(
+        system,
+        senders,
+        longest + 2,
+        lambda link, count: link.cut_at(direction, shortest, longest, count),
+        lambda count: _place(count, longest, framed=direction == "upstream" and system.transport == "websocket"),
+    )
+
+
+async def every_byte_of_a_stream(system: System) -> None:
+    """Cut a stream of messages after each of its bytes upstream, while others send streams, too."""
+    senders = await _senders(system, _LANES["upstream"])
+    await asyncio.gather(*(sender.send_many(FIRST // len(senders)) for sender in senders))
+    each = max([await measured(senders[0], "upstream") for _ in range(_DRY_RUNS)])
+    length = each * _STREAM
+
+    def cut(link: SenderLink, count: int) -> Fault:
+        return link.cut_at("upstream", length, length, count, min(count, length - 1) // each * each)
+
+    await _through(system, senders, length + 2, cut, lambda count: _place(count, length), stream=_STREAM)
+
+
+async def every_byte_of_a_handshake(system: System, direction: Direction) -> None:
+    """Cut the way back of a sender after each byte of its handshake in one direction; a message waits for it."""
+    senders = await _senders(system, _LANES["upstream"])
+    await asyncio.gather(*(sender.send_many(FIRST // len(senders)) for sender in senders))
+    lengths = [await handshake(senders[0], direction) for _ in range(_DRY_RUNS)]
+    length = min(lengths)
+    await _through(
+        system,
+        senders,
+        length + 2,
+        lambda link, count: link.cut_handshake(direction, count, length),
+        lambda count: _place(count, length),
+    )
+
+
+async def measured(sender: AnySender, direction: Direction) -> int:
+    """How many bytes an exchange has on the TCP connection that has more of it."""
+    # As in every case: the second message of a connection, whose acknowledgement has a number of one digit.
+    await sender.link.refresh()
+    await sender.send(TEXT)
+    connection = await sender.idle(downstream=True)
+    before = connection.bytes_by_wire
+    await sender.send(TEXT)
+    await sender.idle(downstream=True)
+    of = 0 if direction == "upstream" else 1
+    sums = itertools.zip_longest(connection.bytes_by_wire, before, fillvalue=(0, 0))
+    return max(after[of] - earlier[of] for after, earlier in sums)
+
+
+async def handshake(sender: AnySender, direction: Direction) -> int:
+    """How many bytes a handshake has, up to the answer to CONNECT."""
+    await sender.idle(downstream=True)
+    await sender.link.refresh()
+    connection = await sender.idle()
+    ((sent, received),) = connection.bytes_by_wire
+    return sent if direction == "upstream" else received
+
+
+async def _senders(system: System, count: int) -> list[AnySender]:
+    return [await system.sender(f"lane{letter}") for letter in string.ascii_lowercase[:count]]
+
+
+async def _through(
+    system: System,
+    senders: Sequence[AnySender],
+    count: int,
+    fault: Callable[[SenderLink, int], Fault],
+    place: Callable[[int], str],
+    stream: int = 1,
+) -> None:
+    """Go through the cases: each is a fault that bites a message, on whatever link has nothing to do.
+
+    Of a `stream` of messages, all of one length, it bites the one that is being sent.
+    """
+    cases = iter(system.cases(count))
+    each = (count - 2) // stream
+    await senders[0].send(TEXT)
+
+    async def work(sender: AnySender) -> None:
+        for case in cases:
+            async with system.inject(fault(sender.link, case), case=case, place=place(case)) as injected:
+                messages = [sender.post(TEXT) for _ in range(stream)]
+                await injected.bitten(messages[min(case // each, stream - 1)])
+            await sender.finished(messages[-1])
+
+    await asyncio.gather(*map(work, senders))
+    await senders[0].send(TEXT)
+
+
+def _place(count: int, length: int, *, framed: bool = False) -> str:
+    """What stands behind so many bytes: the first byte that does not get through."""
+    if count >= length:
+        return "behind the last byte" if count == length else "one byte more than there are"
+    place = f"byte {count + 1} of {length}"
+    if not framed:
+        return place
+    header = _LONG_HEADER_BYTES if length > _HEADER_BYTES + _LONGEST_SHORT_PAYLOAD else _HEADER_BYTES
+    return f"{place}, {'frame header' if count < header else 'payload'}"
