@@ -33,7 +33,7 @@ def test_ledger_lists_every_folder() -> None:
     assert sorted(path.parent for path in root.glob("*/target.toml")) == sorted(
         entry.target.parent for entry in ENTRIES
     )
-    assert len(LEDGER) == len(ENTRIES) == 34
+    assert len(LEDGER) == len(ENTRIES) == 37
 
 
 def test_correct_servers_are_found() -> None:
