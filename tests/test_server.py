@@ -836,8 +836,9 @@ async def test_delay_holds_the_first_message_for_so_long(tmp_path: Path) -> None
         alice = await here.sender()
         evidence = await bitten(here, running, running.server.delay("before_insert", 0.4), alice)
         assert "its handler stood before insert: " in evidence
+        # At least 0.4 s, or it would not have been seen to bite; its answer may be lost in the restart that follows.
         assert f"{alice.messages[1].id} was stored after 0." in evidence
-        assert alice.messages[1].answer_seconds[0] >= 0.4
+        assert alice.messages[1].acknowledged
         assert alice.messages[2].answer_seconds[0] < 0.4
 
 
