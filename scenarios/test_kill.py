@@ -1,6 +1,7 @@
 """The server is killed while it handles a message."""
 
 from harness.scenario import scenario
+from harness.sweeps import TEXT, syscalls
 from harness.system import System
 
 
@@ -17,16 +18,25 @@ async def test_message_in_flight_at_a_kill_is_stored_once(system: System) -> Non
     await alice.send()
 
 
-@scenario(family="kill", controls=["without_commit"], variants={"answered": {}}, transports=["websocket"], traces=True)
+@scenario(
+    family="kill",
+    controls=["without_commit"],
+    variants={"answered": {}},
+    transports=["websocket"],
+    clients=["python"],
+    traces=True,
+    sweep=True,
+)
 async def test_message_acknowledged_before_a_kill_is_stored_once(system: System) -> None:
     """A message whose sender has its acknowledgement when the server is killed is there after the restart."""
-    alice = await system.sender("alice")
-    await alice.send()
-    await system.calls.dry_run(alice.send)
+    alice = await syscalls.prepared(system)
+    await syscalls.of_message(system, alice)  # so that it is known which call commits
+    await syscalls.afresh(system, alice)
 
     async with system.inject(system.calls.kill_answered()) as fault:
-        message = alice.post()
+        message = alice.post(TEXT)
         await fault.bitten(message)
+    await alice.finished(message)
 
     await alice.send()
 
