@@ -191,10 +191,11 @@ class CallFaults:
         hit, other = asyncio.create_task(tracer.hit(self._patience_seconds)), asyncio.create_task(otherwise)
         try:
             done, _ = await asyncio.wait((hit, other), return_when=asyncio.FIRST_COMPLETED)
-            if hit in done or tracer.was_hit or not self._server.is_running:
+            if hit in done or not self._server.is_running:
                 await hit
             else:
                 other.result()
+                await tracer.stop()  # it may have acted, and not have told yet
         except HarnessError as error:  # it has ended by itself, say
             raise NotSeen(str(error)) from error
         finally:
