@@ -17,6 +17,7 @@ from harness.clients import conformance
 from harness.clients.kinds import KINDS
 from harness.errors import HarnessError
 from harness.history import Policy
+from harness.interrupt import INTERRUPTED
 from harness.report import ledger as ledger_report
 from harness.report import run, summary, terminal
 from harness.report.run import RunFolder
@@ -25,8 +26,6 @@ from harness.scenario import Declared, Result, decide, worst_of
 from harness.target import fill
 
 _PROJECT = Path(__file__).resolve().parent.parent
-# As pytest says it.
-_INTERRUPTED = 2
 _RUN_HELP = "a run folder, or the name of a run in reports/ ('latest' for the newest)"
 
 
@@ -134,7 +133,7 @@ def check_conformance(command: Sequence[str], policy: Policy) -> int:
             findings = asyncio.run(work)
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
-            return _INTERRUPTED
+            return INTERRUPTED
         finally:
             reaper.release("directory", folder)
     broken, lacks = sum(not finding.held for finding in findings), sum(finding.lacks for finding in findings)

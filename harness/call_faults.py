@@ -68,21 +68,15 @@ class CallFaults:
         """The calls of a server that starts after a kill at `call`, up to where it has answered the message again."""
         async with self._server.restarting():
             async with self._tracing() as tracer:
-                message = await self._killed(tracer, call, send)
+                await self._arm_kill(tracer, call)
+                message = send()
+                await self._killed(tracer, call, message)
             async with self._starting() as tracer:
                 await tracer.arm()
                 self._server.let_go()
                 await self._settled(message)
                 await self._server.idle()
-                return tuple(record.fingerprint for record in await tracer.stop())
-
-    async def _killed(self, tracer: Tracer, call: Call, send: Callable[[], Message]) -> Message:
-        await tracer.arm(call.number, "kill", call.fingerprint)
-        self._server.expect_end()
-        message = send()
-        await self._hit(tracer, call, message)
-        await self._ended(message)
-        return message
+                return _fingerprints(await tracer.stop())
 
     # -- faults --------------------------------------------------------------------------------------------------
 
@@ -90,11 +84,9 @@ class CallFaults:
     async def kill_at_call(self, call: Call) -> Acts:
         """Kill it at a call, before that takes effect; started again at the end."""
         async with self._server.restarting(), self._tracing() as tracer:
-            await tracer.arm(call.number, "kill", call.fingerprint)
-            self._server.expect_end()
+            await self._arm_kill(tracer, call)
             message = yield None
-            await self._hit(tracer, call, message)
-            await self._ended(message)
+            await self._killed(tracer, call, message)
             self._require_fingerprint(call, self._record(message, tracer.records[:-1]))
             yield f"the server was killed at {call}, its call {len(tracer.records)} of {message.id}, {_when(message)}"
 
@@ -105,7 +97,7 @@ class CallFaults:
             await tracer.arm(call.number, error, call.fingerprint)
             message = yield None
             await self._hit(tracer, call, message)
-            self._require_fingerprint(call, tuple(record.fingerprint for record in tracer.records[:-1]))
+            self._require_fingerprint(call, _fingerprints(tracer.records[:-1]))
             with contextlib.suppress(waiting.WaitTimeout):  # it may need the start to go on
                 await self._settled(message)
             yield f"{call} failed with {error}, call {len(tracer.records)} of {message.id}"
@@ -115,11 +107,9 @@ class CallFaults:
         """Kill it at a call, and at a call of the start that follows; started again at the end."""
         async with self._server.restarting():
             async with self._tracing() as tracer:
-                await tracer.arm(first.number, "kill", first.fingerprint)
-                self._server.expect_end()
+                await self._arm_kill(tracer, first)
                 message = yield None
-                await self._hit(tracer, first, message)
-                await self._ended(message)
+                await self._killed(tracer, first, message)
             async with self._starting() as tracer:
                 await tracer.arm(call.number, "kill", call.fingerprint)
                 self._server.let_go()
@@ -181,6 +171,14 @@ class CallFaults:
         async with self._tracing() as tracer:
             yield tracer
 
+    async def _arm_kill(self, tracer: Tracer, call: Call) -> None:
+        await tracer.arm(call.number, "kill", call.fingerprint)
+        self._server.expect_end()
+
+    async def _killed(self, tracer: Tracer, call: Call, message: Message) -> None:
+        await self._hit(tracer, call, message)
+        await self._ended(message)
+
     async def _hit(self, tracer: Tracer, call: Call, message: Message) -> None:
         """Wait until a call was hit; where the message is settled without it, it will not be."""
         if not await self._is_hit(tracer, self._handled(message)):
@@ -229,7 +227,7 @@ class CallFaults:
         )
 
     def _record(self, message: Message, records: tuple[trace.Record, ...]) -> tuple[str, ...]:
-        made = tuple(record.fingerprint for record in records)
+        made = _fingerprints(records)
         self._recorder.record(
             h.Traced(time=self._recorder.now(), message=message.id, calls=made, acknowledged=message.acknowledged)
         )
@@ -238,6 +236,10 @@ class CallFaults:
     def _require_fingerprint(self, call: Call, made: tuple[str, ...]) -> None:
         if (found := calls.changes(made)) != call.before:
             raise NotSeen(f"before {call} the store saw {_listed(found)}, in the dry run {_listed(call.before)}")
+
+
+def _fingerprints(records: tuple[trace.Record, ...]) -> tuple[str, ...]:
+    return tuple(record.fingerprint for record in records)
 
 
 def _when(message: Message) -> str:

@@ -54,6 +54,11 @@ def fails_with(call: Call, error: Error) -> bool:
     return _file(call.fingerprint) in _FILES and (name in _WRITES or (name in _SYNCS and error == "EIO"))
 
 
+def unsynced(calls: Sequence[Call]) -> Call:
+    """The first sync, where a message is written and its recovery has most to do; else the last call."""
+    return next((call for call in calls if _name(call.fingerprint) in _SYNCS), calls[-1])
+
+
 def commit(calls: Sequence[str]) -> Call | None:
     """The call without which the transaction is not there after a crash.
 

@@ -5,7 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
+
+INTERRUPTED: Final = 2
+"""The exit status of what was interrupted, as pytest has it."""
 
 # What is under way has this long to clean up; then one more Ctrl-C ends it at once, and the reaper does the rest.
 _GRACE_SECONDS = 10.0

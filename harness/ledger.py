@@ -27,6 +27,7 @@ import msgspec
 from harness import pytests, reaper, repeat
 from harness.checker import VerdictWord
 from harness.errors import HarnessError, ending, reason
+from harness.interrupt import INTERRUPTED
 from harness.report import ledger as told
 from harness.report.ledger import Ledger, Round, RoundWord, Shown, Tried, Word
 from harness.report.summary import EXIT_STATUS, ScenarioSummary, Summary
@@ -52,7 +53,6 @@ BREAKS_NOTHING: Final = frozenset({"false_failure"})
 _AT_ONCE: Final = 3
 # All scenarios on one target, on two cores with nothing else to do.
 _RUN_MINUTES: Final = 4.0
-_INTERRUPTED: Final = 2  # as pytest has it
 # How long interrupted runs have for their reports.
 _PATIENCE_SECONDS: Final = 60.0
 _T = TypeVar("_T")
@@ -163,7 +163,7 @@ class Trial:
             _say(line)
         _say(f"report: {self.folder / 'index.html'}")
         if interrupted:
-            return _INTERRUPTED
+            return INTERRUPTED
         return 0 if ledger.is_green else EXIT_STATUS["broken"]
 
     def _plan(self) -> str:

@@ -204,7 +204,7 @@ class SenderLink(Link):
             if taken != "before":
                 rows = await held.enter_async_context(self._store.locked())
             await waiting.pause(seconds)
-            stored = any(row.content and message.id in row.content for row in await asyncio.to_thread(rows))
+            stored = self._store.is_in(await asyncio.to_thread(rows), message)
             if cut == "under":
                 await self.close()
             await held.aclose()

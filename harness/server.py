@@ -291,26 +291,22 @@ class Server:
     @fault("server")
     async def kill_now(self) -> Acts:
         """Kill it while the message has no answer; started again at the end."""
-        try:
+        async with self.restarting():
             message = yield None
             self._running()
             await self.kill()
             yield _unanswered(message, "the process group was killed")
-        finally:
-            await self.start()
 
     @fault("server")
     async def kill_mid_emit(self, link: SenderLink) -> Acts:
         """Pause it, let the message leave its sender, kill it; started again at the end."""
         await link.sender.idle()
-        try:
+        async with self.restarting():
             await self._running().pause()
             message = yield None
             await link.sender.left(message)
             await self.kill()
             yield _unanswered(message, "the process group was paused, then killed")
-        finally:
-            await self.start()
 
     @fault("server")
     async def kill_after_commit(self, link: SenderLink) -> Acts:
@@ -438,11 +434,9 @@ class Server:
     async def _restarted(self, environment: Mapping[str, str]) -> AsyncIterator[None]:
         """Restarted with these variables, and started again without them at the end."""
         await self.stop()
-        try:
+        async with self.restarting():
             await self.start(environment)
             yield
-        finally:
-            await self.start()
 
     @fault("server")
     async def pause(self, link: SenderLink, seconds: float) -> Acts:
@@ -463,13 +457,11 @@ class Server:
     @fault("server")
     async def restart(self) -> Acts:
         """Stop it gracefully while the message has no answer; started again at the end."""
-        try:
+        async with self.restarting():
             message = yield None
             self._running()
             await self.stop()
             yield _unanswered(message, "the server was stopped")
-        finally:
-            await self.start()
 
     @fault("server")
     async def restart_while_held(self, link: SenderLink, slow_seconds: float = 0) -> Acts:

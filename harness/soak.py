@@ -24,6 +24,7 @@ import msgspec
 from harness import pytests, reaper, repeat
 from harness.checker import VerdictWord
 from harness.errors import HarnessError, ending
+from harness.interrupt import INTERRUPTED
 from harness.report.run import Plan
 from harness.report.summary import EXIT_STATUS, WEIGHT, Summary
 from harness.report.text import one_line, times
@@ -31,7 +32,6 @@ from harness.report.text import one_line, times
 RUNS: Final = 20
 # Three workers on two cores: a good part of a scenario is waiting. What the user adds comes later, and wins.
 _PYTEST: Final = ("scenarios", "-n", "3", "--dist", "worksteal")
-_INTERRUPTED: Final = 2  # as pytest has it
 # How long an interrupted run has for its report.
 _PATIENCE_SECONDS: Final = 60.0
 _SEEDS: Final = 2**32
@@ -129,7 +129,7 @@ def soak(runs: int, reports: Path, arguments: Sequence[str]) -> int:
         interrupted = True
     for line in table(finished, runs):
         _say(line)
-    return _INTERRUPTED if interrupted else exit_status(finished)
+    return INTERRUPTED if interrupted else exit_status(finished)
 
 
 def _outputs(reports: Path) -> Path:

@@ -110,9 +110,10 @@ class SQLiteStore:
 
     async def holds(self, message: Message) -> bool:
         """Whether a row of the message is readable now."""
-        return self._is_in(await self.rows(), message)
+        return self.is_in(await self.rows(), message)
 
-    def _is_in(self, rows: list[StoredRow], message: Message) -> bool:
+    def is_in(self, rows: list[StoredRow], message: Message) -> bool:
+        """Whether a row of the message is among these."""
         return any(h.identity_in(self._run, row.content, row.client_offset) == message.id for row in rows)
 
     async def wait_for(self, message: Message) -> None:
@@ -129,7 +130,7 @@ class SQLiteStore:
 
     @contextlib.asynccontextmanager
     async def locked(self, mode: LockMode = "IMMEDIATE") -> AsyncIterator[Callable[[], list[StoredRow]]]:
-        """Hold a lock; gives a reading of the rows over the connection that holds it.
+        """Hold a lock; gives a reading of the rows over the connection that holds it: others it may keep from reading.
 
         Raises:
             TargetError: it cannot be taken.
@@ -160,21 +161,20 @@ class SQLiteStore:
         `IMMEDIATE` keeps other writers out. So does `EXCLUSIVE`, and where the journal is a rollback journal readers
         too.
         """
-        with contextlib.ExitStack() as held:
-            database = await asyncio.to_thread(self._lock, held, mode)
+        async with self.locked(mode) as rows:
             message = yield None
-            yield await self._refused(message, database, seconds)
+            yield await self._refused(message, rows, seconds)
 
     @fault("store")
     async def lock_repeatedly(self, times: int, seconds: float, mode: LockMode = "IMMEDIATE") -> Acts:
         """Hold a lock as `lock` does, then release it and take it again, so that it is held `times` times."""
-        with contextlib.ExitStack() as held:
-            database = await asyncio.to_thread(self._lock, held, mode)
+        async with contextlib.AsyncExitStack() as held:
+            rows = await held.enter_async_context(self.locked(mode))
             message = yield None
-            evidence = await self._refused(message, database, seconds)
+            evidence = await self._refused(message, rows, seconds)
             for _ in range(times - 1):
-                held.close()
-                await asyncio.to_thread(self._lock, held, mode)
+                await held.aclose()
+                await held.enter_async_context(self.locked(mode))
                 await waiting.pause(seconds)
             yield f"{evidence}, the first of {times} locks"
 
@@ -224,12 +224,10 @@ class SQLiteStore:
         if tried.stdout.strip() != "PermissionError":
             raise NotSeen(f"the permission to write could not be taken away: {brief(tried.stdout + tried.stderr)}")
 
-    async def _refused(self, message: Message, database: sqlite3.Connection, seconds: float) -> str:
+    async def _refused(self, message: Message, rows: Callable[[], list[StoredRow]], seconds: float) -> str:
         await message.first_attempt(self._patience_seconds)
         await waiting.pause(seconds)
-        # Over the connection that holds the lock: it may keep all others from reading.
-        rows = await asyncio.to_thread(self._read, database)
-        await self._require_refused(message, rows, "the store was locked")
+        await self._require_refused(message, await asyncio.to_thread(rows), "the store was locked")
         return (
             f"no row and no answer after {seconds:g} s under the lock, with attempt {message.attempts} of {message.id}"
         )
@@ -237,7 +235,7 @@ class SQLiteStore:
     async def _require_refused(self, message: Message, rows: list[StoredRow], while_: str) -> None:
         if message.acknowledged:
             raise NotSeen(f"the message was acknowledged while {while_}")
-        if self._is_in(rows, message):
+        if self.is_in(rows, message):
             raise NotSeen(f"the message was stored while {while_}")
 
     def _lock(self, held: contextlib.ExitStack, mode: LockMode) -> sqlite3.Connection:

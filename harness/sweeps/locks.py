@@ -4,7 +4,7 @@ import itertools
 from typing import get_args
 
 from harness.link import Cut, Phase
-from harness.sweeps import TEXT
+from harness.sweeps import TEXT, tried
 from harness.system import System
 
 # Around the busy timeout of the shipped servers (0.2 of their ack timeout) and the ack timeout.
@@ -20,10 +20,7 @@ async def every_lock(system: System) -> None:
     for case in system.cases(len(points)):
         taken, seconds, cut = points[case]
         fault = sender.link.lock_and_cut(taken, seconds, cut)
-        async with system.inject(fault, case=case, place=_place(taken, seconds, cut)) as injected:
-            message = sender.post(TEXT)
-            await injected.bitten(message)
-        await sender.finished(message)
+        await tried(system, sender, fault, case, _place(taken, seconds, cut))
     await sender.send(TEXT)
 
 

@@ -3,10 +3,10 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from harness.calls import addressed
+from harness.calls import unsynced
 from harness.clients.author import Message
 from harness.fault import Fault
-from harness.sweeps import TEXT, syscalls, wire
+from harness.sweeps import TEXT, syscalls, tried, wire
 from harness.system import AnySender, System
 
 Pair = tuple[int | None, int | None]
@@ -29,10 +29,7 @@ async def cut_and_cut(system: System) -> None:
             fault = sender.link.cut_handshake("upstream", second, way_back)
         else:
             fault = sender.link.cut_twice(first, second)
-        async with system.inject(fault, case=case, place=f"bytes {first} and {second}") as injected:
-            message = sender.post(TEXT)
-            await injected.bitten(message)
-        await sender.finished(message)
+        await tried(system, sender, fault, case, f"bytes {first} and {second}")
 
 
 async def cut_and_kill(system: System) -> None:
@@ -54,17 +51,14 @@ async def _cut_and_kill(system: System) -> None:
         await probe.idle(downstream=True)
         return message
 
-    runs = []
-    for _ in range(syscalls.DRY_RUNS):
-        await syscalls.afresh(system, probe)
-        runs.append(await system.calls.dry_run(again))
-    found = addressed(runs)
+    found = await syscalls.of_dry_runs(system, probe, lambda: system.calls.dry_run(again))
     await syscalls.afresh(system, sender)
     exchange = await wire.measured(sender, "upstream")
     async for case, (first, second) in _pairs(system, sender, exchange, len(found)):
         await syscalls.afresh(system, sender)
-        kill = system.calls.kill_at_call(found[second]) if second is not None else None
-        await _cut_and(system, sender, exchange, case, first, kill, str(second is not None and found[second]))
+        call = found[second] if second is not None else None
+        kill = system.calls.kill_at_call(call) if call is not None else None
+        await _cut_and(system, sender, exchange, case, first, kill, str(call))
 
 
 async def cut_and_lock(system: System) -> None:
@@ -88,7 +82,7 @@ async def _kill_and_kill(system: System) -> None:
     probe = await system.sender("probe", policy="persistent")
     sender = await syscalls.prepared(system)
     firsts = await syscalls.of_message(system, probe)
-    seconds = await syscalls.of_recovery(system, probe, syscalls.unsynced(firsts))
+    seconds = await syscalls.of_recovery(system, probe, unsynced(firsts))
     async for case, (first, second) in _pairs(system, sender, len(firsts), len(seconds)):
         await syscalls.afresh(system, sender)
         if second is None:
@@ -96,10 +90,7 @@ async def _kill_and_kill(system: System) -> None:
         else:
             fault = system.calls.kill_in_recovery(firsts[first or 0], seconds[second])
         place = " and ".join(map(str, [firsts[first or 0], *([] if second is None else [seconds[second]])]))
-        async with system.inject(fault, case=case, place=place) as injected:
-            message = sender.post(TEXT)
-            await injected.bitten(message)
-        await sender.finished(message)
+        await tried(system, sender, fault, case, place)
 
 
 async def _pairs(system: System, sender: AnySender, first: int, second: int) -> AsyncIterator[tuple[str, Pair]]:

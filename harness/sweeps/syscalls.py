@@ -3,19 +3,17 @@
 Each case begins with the same store, so that the server makes the same calls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
-from harness.calls import Call, Error, addressed, fails_with
+from harness.calls import Call, Error, addressed, fails_with, unsynced
 from harness.clients.author import Message
 from harness.fault import Fault
-from harness.sweeps import TEXT
+from harness.sweeps import TEXT, tried
 from harness.system import AnySender, System
 
-DRY_RUNS = 3
-"""Each is a start of the server."""
-
-_SYNCS = ("fsync", "fdatasync")
+# Each is a start of the server.
+_DRY_RUNS = 3
 
 
 async def every_call(system: System, action: Literal["kill"] | Error) -> None:
@@ -86,25 +84,26 @@ async def of_message(system: System, sender: AnySender) -> list[Call]:
         await sender.idle(downstream=True)
         return message
 
-    runs = []
-    for _ in range(DRY_RUNS):
-        await afresh(system, sender)
-        runs.append(await system.calls.dry_run(handled))
-    return addressed(runs)
-
-
-def unsynced(found: Sequence[Call]) -> Call:
-    """Where a message is written and not yet synced: its recovery has most to do."""
-    return next((call for call in found if call.fingerprint.startswith(_SYNCS)), found[-1])
+    return await of_dry_runs(system, sender, lambda: system.calls.dry_run(handled))
 
 
 async def of_recovery(system: System, probe: AnySender, first: Call) -> list[Call]:
     """The calls of a start after a kill at `first`, up to the acknowledgement; its sender sends again."""
-    runs = []
-    for _ in range(DRY_RUNS):
-        await afresh(system, probe)
-        runs.append(await system.calls.dry_recovery(first, lambda: probe.post(TEXT)))
+
+    async def recovered() -> tuple[str, ...]:
+        made = await system.calls.dry_recovery(first, lambda: probe.post(TEXT))
         await probe.finished(probe.messages[-1])
+        return made
+
+    return await of_dry_runs(system, probe, recovered)
+
+
+async def of_dry_runs(system: System, sender: AnySender, run: Callable[[], Awaitable[tuple[str, ...]]]) -> list[Call]:
+    """The calls that each of some dry runs makes, which begin with the same state."""
+    runs = []
+    for _ in range(_DRY_RUNS):
+        await afresh(system, sender)
+        runs.append(await run())
     return addressed(runs)
 
 
@@ -113,8 +112,5 @@ async def _each_on_its_own(
 ) -> None:
     for case in system.cases(count):
         await afresh(system, sender)
-        async with system.inject(fault(case), case=case, place=places[case]) as injected:
-            message = sender.post(TEXT)
-            await injected.bitten(message)
-        await sender.finished(message)
+        await tried(system, sender, fault(case), case, places[case])
     await sender.send(TEXT)
