@@ -77,6 +77,10 @@ def lost(fates: Fates) -> Iterator[Anomaly]:
         if not fate.rows and (fate.outcome == "ok" or fate.settled in ("acknowledged", "handed-over")):
             told = "acknowledged" if fate.outcome == "ok" or fate.settled == "acknowledged" else "handed over"
             yield Anomaly("lost", fate.message, f"{told}, not stored", time=fate.settled_at)
+    for again in fates.rereads:
+        if again.rows < again.before:
+            gone = f"of {again.before:,} rows that were read before, {again.rows:,} are left"
+            yield Anomaly("lost", None, gone, time=again.time)
 
 
 def silent_drop(fates: Fates) -> Iterator[Anomaly]:
@@ -108,6 +112,10 @@ def duplicate(fates: Fates) -> Iterator[Anomaly]:
         if len(fate.rows) > 1:
             ids = ", ".join(str(fates.rows[position].id) for position in fate.rows)
             yield Anomaly("duplicate", fate.message, f"stored {len(fate.rows)} times: rows {ids}", time=fate.invoked)
+    for position, message in fates.messages.unposted_rows():
+        if fates.messages.is_judged_before(message):
+            detail = f"row {fates.rows[position].id} holds a message of which a row had been read before"
+            yield Anomaly("duplicate", message, detail)
 
 
 def corrupted(fates: Fates) -> Iterator[Anomaly]:
@@ -122,6 +130,10 @@ def corrupted(fates: Fates) -> Iterator[Anomaly]:
             if content not in stored:
                 detail = f"received by {receiver}: {_difference(fate.content, content)}"
                 yield Anomaly("corrupted", fate.message, detail, receiver, fate.invoked)
+    for again in fates.rereads:
+        if again.rows >= again.before and not again.same:
+            detail = f"the first {again.before:,} rows are not what they were when they were read"
+            yield Anomaly("corrupted", None, detail, time=again.time)
 
 
 def _difference(sent: str, stored: str | None) -> str:
@@ -137,8 +149,9 @@ def _difference(sent: str, stored: str | None) -> str:
 def unexpected(fates: Fates) -> Iterator[Anomaly]:
     """Stored with an identity of this run that was never posted."""
     for position, message in fates.messages.unposted_rows():
-        detail = f"row {fates.rows[position].id} holds a message that was never posted"
-        yield Anomaly("unexpected", message, detail)
+        if not fates.messages.is_judged_before(message):
+            detail = f"row {fates.rows[position].id} holds a message that was never posted"
+            yield Anomaly("unexpected", message, detail)
 
 
 def aborted_read(fates: Fates) -> Iterator[Anomaly]:
@@ -180,6 +193,10 @@ def repeated(fates: Fates) -> Iterator[Anomaly]:
             if len(positions) > max(1, len(fate.rows)):
                 detail = f"received {len(positions)} times by {receiver}"
                 yield Anomaly("repeated", fate.message, detail, receiver, fate.invoked)
+    for receiver, arrivals in fates.receivers.items():
+        for message in map(fates.messages.name, arrivals.each()):
+            if message not in fates.messages and fates.messages.is_judged_before(message):
+                yield Anomaly("repeated", message, f"received by {receiver}, which had received it before", receiver)
 
 
 def misordered(fates: Fates) -> Iterator[Anomaly]:
@@ -202,6 +219,8 @@ def phantom(fates: Fates) -> Iterator[Anomaly]:
     stored = fates.messages.stored.first
     for receiver, arrivals in fates.receivers.items():
         for place in arrivals.each():
+            if place < 0 and fates.messages.is_judged_before(fates.messages.name(place)):
+                continue
             if place < 0 or stored[place] < 0:
                 invoked = fates.messages.at(place).invoked if place >= 0 else None
                 detail = f"received by {receiver}, never stored"
@@ -357,6 +376,8 @@ def _verdict(fates: Fates, broken_by: list[Anomaly]) -> tuple[VerdictWord, str]:
         return "unproven", f"the fault {unseen[0].fault} was not seen to bite {unseen[0].message}: {unseen[0].evidence}"
     if missing := _missing_evidence(fates):
         return "unproven", missing
+    if fates.messages.soaked is not None and fates.messages.soaked.unproven:
+        return "unproven", f"in a part before: {fates.messages.soaked.unproven}"
     return "kept", f"{_claim(fates)} held"
 
 
@@ -385,7 +406,9 @@ def _missing_evidence(fates: Fates) -> str | None:
 def _counts(fates: Fates, anomalies: list[Anomaly]) -> dict[str, int]:
     shown = ("lost", "duplicate", "reordered", "unexpected")
     counts = fates.messages.counts() | {"foreign": fates.foreign}
-    return counts | {kind: sum(anomaly.kind == kind for anomaly in anomalies) for kind in shown}
+    counts |= {kind: sum(anomaly.kind == kind for anomaly in anomalies) for kind in shown}
+    before = fates.messages.soaked.counts if fates.messages.soaked is not None else {}
+    return {what: count + before.get(what, 0) for what, count in counts.items()}
 
 
 def _recovery(fates: Fates) -> tuple[Fate, float] | None:

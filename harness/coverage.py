@@ -1,14 +1,17 @@
-"""How much of a space of pairs was covered: in one run, and by the runs before it, from which the next one goes on."""
+"""How much was covered: of a space of pairs, in one run and by the runs before it; of a soak, so far."""
 
 import contextlib
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from harness import history as h
+from harness.checker import Judgement
+from harness.errors import HarnessError
 from harness.history import History
 
 
@@ -45,14 +48,61 @@ def save(path: Path | None, size: int, done: int) -> None:
             draft.replace(path)
 
 
-def said(history: History) -> str:
-    """What share of a space a run has covered, in words; nothing where it was no space of pairs."""
-    return "; ".join(_sentences(history))
+def said(history: History, judgement: Judgement) -> str:
+    """What share of a space a run has covered, or what a soak has gone through, in words; nothing of other runs."""
+    return "; ".join(_sentences(history, judgement))
 
 
-def _sentences(history: History) -> Iterator[str]:
+def _sentences(history: History, judgement: Judgement) -> Iterator[str]:
     for event in history:
         if isinstance(event, h.Swept):
             tried = event.done - event.begun
             share = f"{event.space}: {tried:,} of {event.size:,} pairs ({tried / event.size:.1%})"
             yield share + (f", {event.done:,} with those of the runs before" if event.begun else "")
+        if isinstance(event, h.Soaked):
+            so_far = soaked(history, judgement)
+            kinds = sorted(so_far.faults.items(), key=lambda each: (-each[1], each[0]))
+            yield soaked_in_words(so_far) + (": " if kinds else "") + ", ".join(f"{name} {n}" for name, n in kinds)
+
+
+def soaked(history: History, judgement: Judgement) -> h.Soaked:
+    """What a soak has gone through, with the part of it that this history is.
+
+    Raises:
+        HarnessError: it is no part of a soak.
+    """
+    before = next((event for event in history if isinstance(event, h.Soaked)), None)
+    if before is None:
+        raise HarnessError("this is no history of a soak")
+    sequences, faults, last = dict(before.sequences), Counter(before.faults), before.time
+    for event in history:
+        last = event.time
+        match event:
+            case h.Invoke():
+                sequences[event.sender] = event.sequence
+            case h.FaultBegan():
+                faults[_fault(event)] += 1
+            case _:
+                pass
+    return h.Soaked(
+        time=last,
+        parts=before.parts + 1,
+        seconds=last,
+        counts=judgement.counts,
+        faults=dict(faults),
+        sequences=sequences,
+        unproven=before.unproven or (judgement.why if judgement.verdict == "unproven" else ""),
+    )
+
+
+def _fault(event: h.FaultBegan) -> str:
+    """The kind of a fault: its name without arguments; that of a client says so."""
+    name = event.fault.partition(" (")[0]
+    return f"client {name}" if event.kind == "client" else name
+
+
+def soaked_in_words(so_far: h.Soaked) -> str:
+    """What a soak has gone through, in a sentence."""
+    sent, faults = so_far.counts["sent"], sum(so_far.faults.values())
+    a_second = sent / so_far.seconds if so_far.seconds else 0
+    return f"{sent:,} messages in {so_far.seconds:.0f} s ({a_second:.0f} a second), {faults:,} faults"

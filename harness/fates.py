@@ -132,6 +132,8 @@ class Messages(Mapping[str, Fate]):
         self._apart: dict[int, Fate] = {}
         self._attempts: dict[tuple[int, int], Attempted] = {}
         self._tracks: dict[tuple[str, h.Policy], int] = {}
+        self._judged_before: dict[str, int] = {}
+        self.soaked: h.Soaked | None = None
         self.row_events = array("I")
         self.receivers: dict[str, Arrivals] = {}
         # The columns. They grow by many places at a time, because that is quicker than to append to each of them.
@@ -250,8 +252,12 @@ class Messages(Mapping[str, Fate]):
             else:
                 latest[sender] = place
 
+    def is_judged_before(self, message: str | None) -> bool:
+        """Whether a message that is not posted here is one of a part of a soak that was judged before."""
+        return h.is_among(message, self._judged_before)
+
     def unposted_rows(self) -> Iterator[tuple[int, str]]:
-        """The positions of the rows with an identity of this run that was never posted, and this."""
+        """The positions of the rows with an identity of this run that is not posted here, and this."""
         for position, place in enumerate(self.stored.order):
             if place < _FOREIGN:
                 yield position, self._stranger_names[_FOREIGN - 1 - place]
@@ -276,6 +282,7 @@ class Messages(Mapping[str, Fate]):
             h.Row: self._row,
             h.Receiving: self._receiving,
             h.Received: self._receive,
+            h.Soaked: self._soaked,
         }
         places, names, states, digests = self._places, self._names, self._states, self._digests
         began, acknowledged, settled = self._began, self._acknowledged, self._settled
@@ -377,6 +384,9 @@ class Messages(Mapping[str, Fate]):
             fate.rows.append(position)
             if hash(event.content) != self._digests[place]:
                 fate.rows_otherwise.append(position)
+
+    def _soaked(self, event: h.Soaked, _: int) -> None:
+        self.soaked, self._judged_before = event, event.sequences
 
     def _receiving(self, event: h.Receiving, _: int) -> None:
         if event.receiver not in self.receivers:
@@ -502,6 +512,7 @@ class Fates(msgspec.Struct, dict=True):
     kinds: dict[int, h.FaultKind] = {}
     bites: list[h.Bitten] = []
     traces: list[h.Traced] = []
+    rereads: list[h.Reread] = []
     failures: list[h.Failed] = []
     first_fault: float | None = None
     heal_began: float | None = None
@@ -551,6 +562,8 @@ def fold(history: h.History) -> Fates:
                 fates.bites.append(event)
             case h.Traced():
                 fates.traces.append(event)
+            case h.Reread():
+                fates.rereads.append(event)
             case h.Failed():
                 fates.failures.append(event)
             case h.FaultBegan():

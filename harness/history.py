@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -220,6 +220,32 @@ class Swept(Event, frozen=True, kw_only=True):
     done: int
 
 
+class Soaked(Event, frozen=True, kw_only=True):
+    """Parts of a soak lie before this history: they were read, judged and forgotten.
+
+    `seconds` is how long they took, `counts` are those of the judge and `faults` how often which acted, `sequences`
+    each sender's last message in them, and `unproven` why the first of them that was not kept was not.
+    """
+
+    parts: int
+    seconds: float
+    counts: dict[str, int]
+    faults: dict[str, int]
+    sequences: dict[str, int]
+    unproven: str = ""
+
+
+class Reread(Event, frozen=True, kw_only=True):
+    """The rows that the parts of a soak have read, read again at its end: of `before` there are `rows`, or more.
+
+    `same` is whether they are still what they were.
+    """
+
+    before: int
+    rows: int
+    same: bool
+
+
 class ServerStarted(Event, frozen=True, kw_only=True):
     """The server is ready."""
 
@@ -281,6 +307,8 @@ AnyEvent = (
     | Bitten
     | Traced
     | Swept
+    | Soaked
+    | Reread
     | ServerStarted
     | ServerExited
     | Drained
@@ -311,6 +339,12 @@ def identity_in(run: str, *texts: str | None) -> str | None:
         if text and (found := pattern.search(text)):
             return found.group()
     return None
+
+
+def is_among(message: str | None, sequences: Mapping[str, int]) -> bool:
+    """Whether a message is one of the first that a sender has sent, given how many of each there are."""
+    _, sender, sequence = (message or "--").rsplit("-", 2)
+    return bool(sequence) and int(sequence) <= sequences.get(sender, 0)
 
 
 class History:
@@ -447,6 +481,7 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         self.events: list[AnyEvent] = []
+        self.path = path
         self._start = time.monotonic()
         self._failure: str | None = None
         try:
@@ -479,6 +514,15 @@ class Recorder:
             os.ftruncate(self._file.fileno(), self._file.seek(-written, os.SEEK_CUR))
             return "no space left"
         return None
+
+    def begin_anew(self, *events: AnyEvent) -> None:
+        """Forget everything, in memory and on disk, and begin with these events: the next part of a soak."""
+        self.events.clear()
+        if self._failure is None:
+            os.ftruncate(self._file.fileno(), 0)
+            self._file.seek(0)
+        for event in events:
+            self.record(event)
 
     def close(self) -> None:
         """Close the file; the events stay.

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import datetime
 import fcntl
+import itertools
 import math
 import os
 import platform
@@ -20,14 +21,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness import node, reaper, repeat, report, resources, scenario, shrink, system, target
+from harness import history as h
+from harness import node, reaper, repeat, report, resources, scenario, shrink, soaking, steps, system, target
 from harness.clients.kinds import KINDS
 from harness.errors import HarnessError, TargetError, reason
 from harness.install import locate
 from harness.interrupt import Interrupts
 from harness.report import run as run_folder
 from harness.report import summary, terminal
-from harness.scenario import Case, Declared, Result, Run
+from harness.scenario import Case, Declared, Result, Run, Soak
+from harness.steps import Schedule
 from harness.toxiproxy import Toxiproxy
 
 _MAXIMUM_SEED = 2**32
@@ -35,6 +38,10 @@ _TARGET, _CLIENT = "reference", "python"
 # A sweep has hundreds of cases; each takes a few hundredths of a second, and more on a machine that is busy.
 _SWEEP_TIMEOUTS = 5
 _SWEEP_BUDGET = "20s"
+_BEFORE_A_SOAK = {
+    "null": "first some messages without a fault, which must show nothing",
+    "control": "then some with faults and without protection, which must show what faults can do",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,6 +92,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         f"there (default: {_SWEEP_BUDGET})",
     )
     group.addoption(
+        "--soak",
+        type=soaking.option,
+        default=None,
+        metavar="DURATION",
+        help="run nothing but a continuous stream with one random fault after the other for that long, `90s`, `10m` or "
+        "`2h`; or the steps of a schedule.jsonl that an earlier one has left",
+    )
+    group.addoption(
+        "--senders",
+        type=_senders,
+        default=None,
+        metavar="N",
+        help=f"how many senders a soak has (default: {soaking.SENDERS})",
+    )
+    group.addoption(
         "--scenario-timeout",
         type=_seconds,
         default=None,
@@ -100,6 +122,13 @@ def _seconds(text: str) -> float:
         if 0 < (seconds := float(text)) < float("inf"):
             return seconds
     raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+
+
+def _senders(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 1 <= (senders := int(text)) <= system.MOST_SENDERS:
+            return senders
+    raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 to {system.MOST_SENDERS}")
 
 
 def _budget(text: str) -> str:
@@ -142,6 +171,7 @@ class Gate:
         self.clients: list[str] = list(dict.fromkeys(config.getoption("--client") or [_CLIENT]))
         self.only: str | None = config.getoption("--case")
         self.spaces: set[str] = set()
+        self.soak = _wish(config)
         budget: str = config.getoption("--sweep-budget")
         self._budget_seconds = None if budget == "full" else float(budget.removesuffix("s"))
         self.not_offered: list[run_folder.Omitted] = []
@@ -207,6 +237,8 @@ class Gate:
             replay += ["--toxiproxy-url", self._toxiproxy_url]
         if self.only is not None:
             replay += ["--case", self.only]
+        if self.soak is not None:
+            replay += ["--soak", self._config.getoption("--soak"), "--senders", str(self.soak.senders)]
         case = item.case
         controls = {run.control.name: run.control for run in scenario.runs(case) if run.control is not None}
         return Declared(
@@ -319,6 +351,8 @@ class Gate:
             result = scenario.decide(declared, histories, seconds)
             if (pair := scenario.broken_pair(result)) is not None and case.only is None:
                 self._interrupts.run(self._runner, self._shrink(case, pair, result, folder, seed))
+            if case.scenario.soak and result.verdict == "broken":
+                self._interrupts.run(self._runner, self._shrink_soak(case, result, folder, seed))
         except HarnessError as error:  # a damaged history: of what was told by a client that does not keep order, say
             failure = failure or str(error)
             result = scenario.decide(declared, {}, seconds)
@@ -334,6 +368,8 @@ class Gate:
                 break  # the run before says so
             if run.trial > 1 and scenario.is_needless(run, run_folder.load_histories(folder)):
                 continue
+            if self.soak is not None:
+                self.tell(f"soak: {_BEFORE_A_SOAK.get(run.role, 'it begins')}")
             toxiproxy = await self._running_toxiproxy()
             place = folder / run.folder
             run_folder.make(place)
@@ -347,11 +383,58 @@ class Gate:
             run_folder.make(place)
             run = msgspec.structs.replace(scenario.runs(case)[-1], only=candidate)
             await system.perform(case, run, await self._running_toxiproxy(), place, seed, self._timeout_seconds)
-            return scenario.breaks(place)
+            return bool(scenario.broken_by(place))
 
-        result.smallest = f"{case.space}/{await shrink.smallest(pair, breaks)}"
+        result.smallest = f"{result.replay} --case {case.space}/{await shrink.smallest(pair, breaks)}"
+
+    async def _shrink_soak(self, case: Case, result: Result, folder: Path, seed: int) -> None:
+        """Try shorter schedules than the one that broke the claim, and write the shortest that does, too."""
+        kinds = scenario.broken_by(folder / "claim")
+        taken = steps.load(folder / "claim" / steps.FILE)
+        numbers = itertools.count(1)
+        self.tell(f"soak: it broke; now looking for the smallest schedule that shows {' or '.join(sorted(kinds))}")
+
+        async def breaks(candidate: Schedule) -> bool:
+            place = folder / "smaller" / f"{next(numbers):02}"
+            run_folder.make(place)
+            *_, claim = scenario.runs(case)
+            again = msgspec.structs.replace(
+                claim,
+                parameters={"senders": candidate.senders},
+                soak=Soak(math.inf, self._judged, candidate.steps),
+            )
+            await system.perform(case, again, await self._running_toxiproxy(), place, seed, self._timeout_of(case))
+            shows = bool(scenario.broken_by(place) & kinds)
+            self.tell(
+                f"soak:   {candidate.senders} senders, {len(candidate.steps)} steps: " + ("yes" if shows else "no")
+            )
+            return shows
+
+        found = await soaking.smallest(taken, system.steps_of_last_part(taken), breaks)
+        if found is None:
+            result.why += "; on a new system neither its last part nor the whole schedule showed that again"
+            return
+        path = folder / "test_smallest.py"
+        soaking.write_scenario(path, found, kinds=sorted(kinds), found_by=result.replay, transport=case.transport)
+        options = [word for option in self._target_options for word in ("--target", option)]
+        options += [word for client in self.clients for word in ("--client", client)]
+        result.smallest = shlex.join(["pytest", terminal.shown(path), *options])
+
+    async def _judged(self, history: Path) -> h.Soaked | None:
+        return await soaking.judged(history, self.tell)
+
+    def tell(self, line: str) -> None:
+        """Say how far something is that takes long, where there is a terminal: a worker of pytest-xdist has none."""
+        manager = self._config.pluginmanager
+        reporter, capture = manager.get_plugin("terminalreporter"), manager.get_plugin("capturemanager")
+        if reporter is not None and not _is_worker(self._config):
+            with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
+                reporter.ensure_newline()
+                reporter.write_line(line)
 
     def _timeout_of(self, case: Case) -> float:
+        if self.soak is not None:
+            return _SWEEP_TIMEOUTS * self._timeout_seconds + self.soak.seconds
         if not case.scenario.sweep:
             return self._timeout_seconds
         return (
@@ -364,6 +447,8 @@ class Gate:
         for run in scenario.runs(case):
             if run.role == "claim" and case.scenario.sweep and case.only is None:
                 run = msgspec.structs.replace(run, budget_seconds=self._budget_seconds, progress=progress)
+            if run.role == "claim" and self.soak is not None:
+                run = msgspec.structs.replace(run, soak=Soak(self.soak.seconds, self._judged, self.soak.steps))
             yield run
 
     async def _running_toxiproxy(self) -> Toxiproxy:
@@ -384,6 +469,25 @@ class Gate:
         if self._toxiproxy is not None:
             self._interrupts.run(self._runner, self._toxiproxy.stop())
         self._runner.close()
+
+
+def _wish(config: pytest.Config) -> soaking.Wish | None:
+    """What the options ask for.
+
+    Raises:
+        UsageError: they make no sense.
+    """
+    soak, senders = config.getoption("--soak"), config.getoption("--senders")
+    if soak is None:
+        if senders is not None:
+            raise pytest.UsageError("--senders is for --soak")
+        return None
+    if config.getoption("--case") is not None:
+        raise pytest.UsageError("--soak and --case ask for different things: choose one")
+    try:
+        return soaking.wish(soak, senders)
+    except HarnessError as error:
+        raise pytest.UsageError(f"--soak: {error}") from None
 
 
 def _tested(targets: Sequence[target.Target]) -> run_folder.TestedTarget:
@@ -441,8 +545,12 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     declared = getattr(obj, scenario.ATTRIBUTE, None)
     if not isinstance(declared, scenario.Scenario):
         return None
-    title = declared.title or (obj.__doc__ or name).strip().splitlines()[0]
     gate = collector.config.stash[_GATE]
+    if declared.soak != (gate.soak is not None):
+        return []
+    if gate.soak is not None:
+        declared = msgspec.structs.replace(declared, variants={"": {"senders": gate.soak.senders}})
+    title = declared.title or (obj.__doc__ or name).strip().splitlines()[0]
     if declared.sweep:
         gate.spaces |= {case.space for case in scenario.cases(declared, gate.clients, gate.targets)}
     items = []

@@ -23,6 +23,7 @@ from harness.errors import HarnessError
 from harness.history import History
 from harness.outcome import Outcome, outcomes
 from harness.repeat import Repeated
+from harness.steps import Step
 from harness.target import Controls, Target
 
 ATTRIBUTE = "__midemit_scenario__"
@@ -121,6 +122,7 @@ class Scenario(msgspec.Struct, frozen=True):
     item: str | None = None
     title: str | None = None
     sweep: bool = False
+    soak: bool = False
     long_over: tuple[str, ...] = ()
 
 
@@ -141,6 +143,7 @@ def scenario(
     clients: Sequence[str] = (),
     target: str | None = None,
     sweep: bool = False,
+    soak: bool = False,
     long_over: Sequence[str] = (),
 ) -> Callable[[Schedule], Schedule]:
     """Declare an async function `(system, **parameters)` as a scenario.
@@ -162,6 +165,7 @@ def scenario(
         clients: those that it runs with, where it needs what others do not have; else the user chooses.
         target: the target that it runs on, by its path or name, where it is about that; else the user chooses.
         sweep: the schedule goes through the cases of a sweep, with nobody else connected: no receivers listen.
+        soak: the schedule goes on for as long as the user says, and runs only when that was said.
         long_over: the transports over which it takes so long that not everybody waits for it: there its items have the
             mark `long`.
 
@@ -195,6 +199,7 @@ def scenario(
             target,
             tuple(clients),
             sweep=sweep,
+            soak=soak,
             long_over=tuple(long_over),
         )
         setattr(schedule, ATTRIBUTE, declared)
@@ -348,11 +353,22 @@ def _policy(case: Case) -> h.Policy:
     return case.scenario.policy or _CLAIM_POLICY[case.target.claims.guarantee]
 
 
+class Soak(msgspec.Struct, frozen=True):
+    """How long a soak goes on, and what it does if that is not to be drawn.
+
+    `judged` is called with the history of each part that has ended: what was soaked then, or None when it ends there.
+    """
+
+    seconds: float
+    judged: Callable[[Path], Awaitable[h.Soaked | None]]
+    steps: tuple[Step, ...] | None = None
+
+
 class Run(msgspec.Struct, frozen=True):
     """One run of a case: on a system of its own, with a history of its own.
 
     `budget_seconds` is how long it may go through pairs, None for all of them, and `progress` the file that says how
-    many were tried before.
+    many were tried before. Only the claim of a soak has a `soak`.
     """
 
     role: h.Role
@@ -368,6 +384,7 @@ class Run(msgspec.Struct, frozen=True):
     only: str | None = None
     budget_seconds: float | None = None
     progress: Path | None = None
+    soak: Soak | None = None
 
     @property
     def folder(self) -> str:
@@ -512,7 +529,7 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
         replay=declared.replay,
         target=declared.target,
         outcomes=outcomes(histories["claim"], claim) if claim else [],
-        coverage=coverage.said(histories["claim"]) if claim else "",
+        coverage=coverage.said(histories["claim"], claim) if claim else "",
     )
 
 
@@ -522,13 +539,14 @@ def broken_pair(result: Result) -> str | None:
     return next((case.rpartition("/")[2] for case in broken), None)
 
 
-def breaks(folder: Path) -> bool:
-    """Whether the run that was left in a folder breaks what is claimed.
+def broken_by(folder: Path) -> set[Kind]:
+    """The kinds of anomalies by which the run that was left in a folder breaks what is claimed.
 
     Raises:
         HarnessError: its history cannot be read.
     """
-    return checker.judge(h.SavedHistory(folder / "history.jsonl")).verdict == "broken"
+    judgement = checker.judge(h.SavedHistory(folder / "history.jsonl"))
+    return {anomaly.kind for anomaly in judgement.broken_by}
 
 
 def worst_of(results: Sequence[Result], seeds: Sequence[int], planned: int) -> Result:

@@ -1,8 +1,11 @@
-"""The smallest case that still fails, of a pair of faults: one of them alone, or both earlier."""
+"""The smallest that still fails: of a pair of faults one of them alone, or both earlier; of a schedule some steps."""
 
-from collections.abc import Awaitable, Callable, Iterator
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 _TRIES = 12
+_T = TypeVar("_T")
 
 
 def smaller(case: str) -> Iterator[str]:
@@ -41,3 +44,42 @@ async def smallest(case: str, fails: Callable[[str], Awaitable[bool]]) -> str:
         else:
             break
     return case
+
+
+async def smallest_part(
+    steps: Sequence[_T], fails: Callable[[tuple[_T, ...]], Awaitable[bool]], tries: int
+) -> tuple[_T, ...]:
+    """As few steps of a schedule that fails as still fail, in their order, as far as so many tries find it.
+
+    Halves of it first, the later one before the earlier, since what was last is what most likely did it; then ever
+    smaller pieces, and what is left without each (delta debugging, Zeller and Hildebrandt 2002).
+
+    Args:
+        steps: which fail.
+        fails: tries some of them.
+        tries: how many at most.
+    """
+    left, pieces = tuple(steps), 2
+    while len(left) > 1:
+        for pieces_then, candidate in _parts(left, pieces):
+            if tries == 0:
+                return left
+            tries -= 1
+            if await fails(candidate):
+                left, pieces = candidate, pieces_then
+                break
+        else:
+            if pieces == len(left):
+                break
+            pieces *= 2
+        pieces = min(max(2, pieces), len(left))
+    return left
+
+
+def _parts(steps: tuple[_T, ...], pieces: int) -> Iterator[tuple[int, tuple[_T, ...]]]:
+    """Each piece alone, and what is left without each, with the number of pieces that it is to be cut into next."""
+    edges = [round(place * len(steps) / pieces) for place in range(pieces + 1)]
+    spans = list(itertools.pairwise(edges))[::-1]
+    yield from ((2, steps[begin:end]) for begin, end in spans)
+    if pieces > 2:
+        yield from ((pieces - 1, steps[:begin] + steps[end:]) for begin, end in spans)

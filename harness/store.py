@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import hashlib
+import itertools
 import resource
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -64,9 +66,12 @@ class SQLiteStore:
         self._query = rows_query
         self._run = run
         self._patience_seconds = patience_seconds
+        self._passed = 0
+        self._sequences: dict[str, int] = {}
+        self._digest = _digest()
 
     async def rows(self) -> list[StoredRow]:
-        """Read the stored rows as they are now.
+        """Read the stored rows as they are now, but for those that were passed.
 
         Raises:
             TargetError: the database or the query is unusable; the text says why.
@@ -78,14 +83,20 @@ class SQLiteStore:
             raise TargetError(f"the store {self.path} does not exist: the server has to create it before it is ready")
         if not self.path.is_file():
             raise TargetError(f"the store {self.path} is not a file")
+        with self._reading() as database:
+            return list(self._read(database, self._passed))
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
         try:
             with self._connected(f"{self.path.as_uri()}?mode=ro") as database:
-                return self._read(database)
+                yield database
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise TargetError(f"cannot read the rows of {self.path}: {error}; the query is {self._query}") from error
 
-    def _read(self, database: sqlite3.Connection) -> list[StoredRow]:
-        cursor = database.execute(self._query)
+    def _read(self, database: sqlite3.Connection, passed: int) -> Iterator[StoredRow]:
+        query = f"SELECT * FROM ({self._query.rstrip('; ')}) LIMIT -1 OFFSET {passed}" if passed else self._query  # noqa: S608 - the user's own query
+        cursor = database.execute(query)
         # A BLOB or invalid UTF-8 in the place of a text is shown, not refused.
         columns = [column[0] for column in cursor.description or ()]
         missing = [name for name in _COLUMNS if name not in columns]
@@ -95,7 +106,50 @@ class SQLiteStore:
                 f"and returns {', '.join(columns) or 'none'}: {self._query}"
             )
         places = [columns.index(name) for name in _COLUMNS]
-        return [_row(*(values[place] for place in places)) for values in cursor]
+        return (_row(*(values[place] for place in places)) for values in cursor)
+
+    def pass_by(self, rows: Sequence[StoredRow], sequences: Mapping[str, int]) -> None:
+        """Take these, the first of those that were not passed, for read: they are not among `rows` any more.
+
+        Args:
+            rows: all that `rows` returned.
+            sequences: the last message of each sender that any of the passed rows can be of.
+        """
+        self._passed += len(rows)
+        self._sequences = dict(sequences)
+        for row in rows:
+            _add(self._digest, row)
+
+    async def passed_again(self) -> h.Reread | None:
+        """Read all rows from the first on: what has become of those that were passed, at time 0; None without any.
+
+        Raises:
+            TargetError: they cannot be read, or later rows stand among them: nobody can tell which were passed then.
+        """
+        return await asyncio.to_thread(self._passed_again) if self._passed else None
+
+    def _passed_again(self) -> h.Reread:
+        digest, left, first_later = _digest(), 0, None
+        with self._reading() as database:
+            rows = self._read(database, 0)
+            for row in itertools.islice(rows, self._passed):
+                _add(digest, row)
+                left += self._is_old(row)
+                first_later = first_later or (None if self._is_old(row) else row)
+            if digest.digest() == self._digest.digest():
+                return h.Reread(time=0.0, before=self._passed, rows=self._passed, same=True)
+            left += sum(map(self._is_old, rows))
+        if left >= self._passed and first_later is not None:
+            raise TargetError(
+                f"the row {first_later.id} stands among those that were there before it: a soak needs rows in the "
+                f"order in which they are stored, and the query is {self._query}"
+            )
+        return h.Reread(time=0.0, before=self._passed, rows=min(left, self._passed), same=False)
+
+    def _is_old(self, row: StoredRow) -> bool:
+        """Whether it is no message that was posted when the passed rows had been read."""
+        message = h.identity_in(self._run, row.content, row.client_offset)
+        return message is None or h.is_among(message, self._sequences)
 
     @contextlib.contextmanager
     def _connected(self, uri: str) -> Iterator[sqlite3.Connection]:
@@ -137,7 +191,7 @@ class SQLiteStore:
         """
         with contextlib.ExitStack() as held:
             database = await asyncio.to_thread(self._lock, held, mode)
-            yield lambda: self._read(database)
+            yield lambda: list(self._read(database, self._passed))
 
     def copy_to(self, folder: Path) -> None:
         """Copy its files into a folder; nobody may have it open."""
@@ -277,6 +331,14 @@ def _no_file_may_grow(pid: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # it has ended
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _digest() -> "hashlib.blake2b":
+    return hashlib.blake2b(digest_size=16)
+
+
+def _add(digest: "hashlib.blake2b", row: StoredRow) -> None:
+    digest.update(repr(tuple(row)).encode(errors="backslashreplace"))
 
 
 def _row(number: Any, client_offset: Any, content: Any) -> StoredRow:

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import functools
+import itertools
 import math
 import random
 import secrets
 import shutil
+import string
 import tempfile
 import time
 import traceback
@@ -14,7 +16,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
-from harness import coverage, node, ports, reaper, resources, waiting
+import msgspec
+
+from harness import coverage, node, ports, reaper, resources, steps, waiting
 from harness import history as h
 from harness.call_faults import CallFaults
 from harness.clients.author import Message, Offsets, patience_seconds
@@ -26,8 +30,9 @@ from harness.clients.sender import Sender
 from harness.errors import HarnessError, TargetError, reason
 from harness.fault import Fault, NotSeen
 from harness.link import Link, ReceiverLink, SenderLink
-from harness.scenario import Case, Run, Scenario, cases, seed_of
+from harness.scenario import Case, Run, Scenario, Soak, cases, seed_of
 from harness.server import Server
+from harness.steps import Schedule, Step
 from harness.store import SQLiteStore, StoredRow
 from harness.target import Target, fill
 from harness.toxiproxy import Toxiproxy
@@ -37,10 +42,16 @@ SCENARIO_TIMEOUT_SECONDS = 120.0
 
 # How long acknowledged messages may take to become readable, and stored ones to reach the receivers.
 _SETTLE_SECONDS = 3.0
-_NAMES = (
+_FIRST_NAMES = (
     *("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"),
     *("karl", "laura", "mallory", "nina", "olivia", "peggy", "quentin", "rupert", "sybil", "trent"),
 )
+_NAMES = [name + letter for letter in ("", *string.ascii_lowercase) for name in _FIRST_NAMES]
+MOST_SENDERS = len(_NAMES)
+# So many steps of a soak make a part of it: long enough for its end to cost little, short enough to wait for.
+_PART_STEPS = 20
+# And these those of controls and nulls: enough for some that lose what is sent only once.
+_CONTROL_STEPS = 8
 # How many cases of a sweep controls and nulls run at least, if there are as many.
 _SAMPLES = 10
 # The receivers: one whose link is never disturbed, one that loses its link whenever a fault acts.
@@ -50,6 +61,16 @@ L = TypeVar("L", bound=Link)
 
 AnySender = Sender | DriverSender
 AnyReceiver = Receiver | DriverReceiver
+
+
+def names(count: int) -> list[str]:
+    """What so many senders are called."""
+    return _NAMES[:count]
+
+
+def steps_of_last_part(schedule: Schedule) -> int:
+    """How many steps of a soak its last part has, or would have, had it come to its end."""
+    return (len(schedule.steps) - 1) % _PART_STEPS + 1
 
 
 class Injection:
@@ -366,16 +387,28 @@ class System:
                 await client.online()
 
     async def senders(self, count: int) -> list[AnySender]:
-        """`count` connected senders, one to twenty.
+        """`count` connected senders.
 
         Raises:
             HarnessError: that many have no names.
         """
-        if not 1 <= count <= len(_NAMES):
-            raise HarnessError(f"senders: expected 1 to {len(_NAMES)}, got {count!r}")
-        everyone = [await self.absent_sender(name) for name in _NAMES[:count]]
+        if not 1 <= count <= MOST_SENDERS:
+            raise HarnessError(f"senders: expected 1 to {MOST_SENDERS}, got {count!r}")
+        everyone = [await self.absent_sender(name) for name in names(count)]
         await asyncio.gather(*(sender.connected(self._patience_seconds) for sender in everyone))
         return everyone
+
+    async def crowd(self, count: int) -> list[AnySender]:
+        """`count` connected senders, of which the last, if there are several, is a program of its own.
+
+        Raises:
+            HarnessError: that many have no names.
+            ClientError: it cannot be started.
+        """
+        if count == 1:
+            return await self.senders(1)
+        everyone = await self.senders(count - 1)
+        return [*everyone, await self.process_sender(names(count)[-1])]
 
     @contextlib.asynccontextmanager
     async def inject(
@@ -486,6 +519,70 @@ class System:
             raise HarnessError(f"there is no case {self._run.space}/{only}: the last one is {self._run.space}/{last}")
         return pair
 
+    # -- soaks ---------------------------------------------------------------------------------------------------
+
+    async def parts(self, everyone: Sequence[AnySender]) -> AsyncIterator[Iterator[Step]]:
+        """The parts of a soak, each of them the steps to take; when one is taken, it is read, judged and forgotten.
+
+        The last part ends with the run. Controls and nulls have one part.
+
+        Args:
+            everyone: who sends.
+
+        Raises:
+            TargetError: the store cannot be read.
+        """
+        names = [sender.name for sender in everyone]
+        programs = [sender.name for sender in everyone if isinstance(sender, DriverSender)]
+        drawn = steps.drawn(self.target, names, programs, random.Random(self._random.getrandbits(64)))
+        soak = self._run.soak
+        if soak is None:
+            yield itertools.islice(drawn, _CONTROL_STEPS)
+            return
+        schedule = iter(soak.steps) if soak.steps is not None else drawn
+        deadline = time.monotonic() + soak.seconds
+        steps.begin(self._folder / steps.FILE, len(everyone))
+        now = self._recorder.now()
+        self._recorder.record(h.Soaked(time=now, parts=0, seconds=0.0, counts={}, faults={}, sequences={}))
+        is_over = False
+        while not is_over:
+            yield self._taken(itertools.islice(schedule, _PART_STEPS), deadline)
+            following = next(schedule, None)
+            is_over = following is None or time.monotonic() >= deadline or not await self._end_part(soak)
+            schedule = itertools.chain([following] if following is not None else [], schedule)
+
+    def _taken(self, part: Iterator[Step], deadline: float) -> Iterator[Step]:
+        for step in part:
+            if time.monotonic() >= deadline:
+                break
+            steps.append(self._folder / steps.FILE, step)
+            yield step
+
+    async def _end_part(self, soak: Soak) -> bool:
+        """Read what a part of a soak has left and have it judged; whether the next can begin, with a new history."""
+        await self._drain()
+        await self._settle()
+        await self._toxiproxy.alive()
+        await self._read_again()
+        rows = await self.store.rows()
+        self._record(rows)
+        self.store.pass_by(rows, {sender.name: sender.posted for sender in self._senders})
+        self._recorder.record(h.Finished(time=self._recorder.now()))
+        began, *events = self._recorder.events
+        soaked = await soak.judged(self._recorder.path)
+        if soaked is None:
+            return False
+        assert isinstance(began, h.Started)
+        # What was told meanwhile belongs to the next part, but for late answers, which change nothing.
+        later = [event for event in self._recorder.events[1 + len(events) :] if not isinstance(event, h.Ok)]
+        now = self._recorder.now()
+        self._recorder.begin_anew(msgspec.structs.replace(began, time=now), msgspec.structs.replace(soaked, time=now))
+        for client in (*self._senders, *self._receivers):
+            client.forget()
+        for event in later:
+            self._recorder.record(event)
+        return True
+
     async def make_template(self) -> None:
         """Keep the store as it is now; `renew` returns to it. What is in it counts as read."""
         await self.server.stop()
@@ -544,7 +641,13 @@ class System:
         for client in (*self._senders, *self._receivers):
             await client.close()
         await self.server.stop()
+        await self._read_again()
         self._record(await self._new_rows())
+
+    async def _read_again(self) -> None:
+        """Record what has become of the rows that earlier parts of a soak have read."""
+        if (again := await self.store.passed_again()) is not None:
+            self._recorder.record(msgspec.structs.replace(again, time=self._recorder.now()))
 
     async def _new_rows(self) -> list[StoredRow]:
         """The rows that no earlier reading has recorded."""

@@ -1777,3 +1777,73 @@ def test_neighbours_of_two_senders_swapped_at_a_receiver_are_found(sketch: Sketc
 def test_every_anomaly_has_its_damage() -> None:
     """No kind is left out of the damages."""
     assert {kind for kind, _ in DAMAGES.values()} == set(get_args(checker.Kind))
+
+
+# -- parts of a soak ---------------------------------------------------------------------------------------------
+
+
+def after_a_part(**counts: int) -> Script:
+    """A history that begins behind a part of a soak in which alice has sent three messages."""
+    script = Script()
+    script.events.append(
+        h.Soaked(time=0.0, parts=1, seconds=9.0, counts=counts, faults={"flap": 2}, sequences={"alice": 3})
+    )
+    return script
+
+
+def test_row_of_a_message_of_an_earlier_part_is_a_duplicate() -> None:
+    """Its row was read before; one of a sender that was not there, or that comes later, was never posted."""
+    script = after_a_part()
+    script.rows(script.send(sequence=4))
+    script.row(content_of(identity("alice", 3)))
+    script.row(content_of(identity("alice", 5)))
+    script.row(content_of(identity("bob", 1)))
+    assert findings(script.finished()) == [
+        ("duplicate", identity("alice", 3), None),
+        ("unexpected", identity("alice", 5), None),
+        ("unexpected", identity("bob", 1), None),
+    ]
+
+
+@pytest.mark.parametrize(("receivers", "verdict"), [("exactly-once", "broken"), ("at-least-once", "kept")])
+def test_broadcast_of_an_earlier_part_is_repeated_and_no_phantom(receivers: h.Receivers, verdict: str) -> None:
+    """It had been received before, as was seen when that part ended."""
+    script = Script(receivers=receivers)
+    script.events += after_a_part().events
+    script.receiving("rita")
+    posted = script.send(sequence=4)
+    script.rows(posted)
+    script.receives("rita", posted)
+    script.events.append(
+        h.Received(time=0.0, receiver="rita", server_offset=3, content=content_of(identity("alice", 3)))
+    )
+    history = script.finished()
+    assert findings(history) == [("repeated", identity("alice", 3), "rita")]
+    assert judge(history).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("rows", "same", "found"),
+    [(3, True, []), (2, False, [("lost", None, None)]), (3, False, [("corrupted", None, None)])],
+)
+def test_rows_of_earlier_parts_have_to_stay(rows: int, same: bool, found: list[tuple[str, None, None]]) -> None:
+    """Gone, they are lost, and otherwise corrupted."""
+    script = after_a_part()
+    script.rows(script.send(sequence=4))
+    script.events.append(h.Reread(time=0.0, before=3, rows=rows, same=same))
+    assert findings(script.finished()) == found
+
+
+def test_counts_are_those_of_all_parts_and_an_unproven_one_remains() -> None:
+    """A part that proved nothing is not made good by the next."""
+    script = after_a_part(sent=3, acknowledged=3, stored=2)
+    script.rows(script.send(sequence=4))
+    judgement = judge(script.finished())
+    assert judgement.verdict == "kept"
+    assert [judgement.counts[what] for what in ("sent", "acknowledged", "stored")] == [4, 4, 3]
+    (soaked,) = after_a_part().events
+    script = Script()
+    script.events.append(msgspec.structs.replace(soaked, unproven="the flap was not seen"))
+    script.rows(script.send(sequence=4))
+    judgement = judge(script.finished())
+    assert (judgement.verdict, judgement.why) == ("unproven", "in a part before: the flap was not seen")

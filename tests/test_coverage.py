@@ -6,6 +6,7 @@ import pytest
 
 from harness import coverage
 from harness import history as h
+from harness.checker import judge
 from tests.histories import Script
 
 
@@ -57,6 +58,8 @@ def test_share_is_told_in_words(begun: int, done: int, words: str) -> None:
     """That of this run, and how many there were with earlier ones; a scenario without pairs says nothing."""
     script = Script()
     script.send()
-    assert coverage.said(script.history()) == ""
+    history = script.history()
+    assert coverage.said(history, judge(history)) == ""
     script.events.append(h.Swept(time=0.0, space="pairs/wire-kill", size=4154, begun=begun, done=done))
-    assert coverage.said(script.history()) == words
+    history = script.history()
+    assert coverage.said(history, judge(history)) == words

@@ -85,7 +85,7 @@ def test_every_event_is_a_kind_of_its_own() -> None:
     """A history has as many tags as kinds of events."""
     kinds = h.AnyEvent.__args__
     tags = {kind.__struct_config__.tag for kind in kinds}
-    assert len(tags) == len(kinds) == 24
+    assert len(tags) == len(kinds) == 26
     assert all(isinstance(tag, str) and tag == tag.lower() for tag in tags)
 
 
@@ -277,3 +277,15 @@ def test_run_token_is_taken_literally() -> None:
     """A run's token is text and not a pattern."""
     assert h.identity_in("r.1", "rx1-alice-0001") is None
     assert h.identity_in("r.1", "r.1-alice-0001") == "r.1-alice-0001"
+
+
+def test_next_part_begins_anew(tmp_path: Path) -> None:
+    """What was before is gone, in memory and on disk, and times go on."""
+    path = tmp_path / "history.jsonl"
+    recorder = Recorder(path)
+    for event in (FIRST, SECOND, THIRD):
+        recorder.record(event)
+    recorder.begin_anew(FIRST, THIRD)
+    recorder.record(SECOND)
+    recorder.close()
+    assert recorder.events == [FIRST, THIRD, SECOND] == list(History.load(path))

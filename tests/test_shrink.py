@@ -1,10 +1,10 @@
-"""A pair that fails is reduced: to one of its faults, and to earlier positions, in a bounded number of tries."""
+"""What fails is reduced, within bounds: a pair to one fault or earlier positions, a schedule to fewer steps."""
 
 import asyncio
 
 import pytest
 
-from harness.shrink import smaller, smallest
+from harness.shrink import smaller, smallest, smallest_part
 
 
 def shrunk(case: str, fails: set[str]) -> tuple[str, list[str]]:
@@ -60,3 +60,44 @@ def test_tries_are_bounded() -> None:
     found, tried = shrunk("1000000+1000000", Everything())
     assert len(tried) <= 12
     assert found == "0+"
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------
+
+
+def shortened(count: int, fails: set[int], tries: int = 100) -> tuple[tuple[int, ...], int]:
+    """What remains of so many steps where all of `fails` have to be there, and how many tries it took."""
+    tried = []
+
+    async def attempt(candidate: tuple[int, ...]) -> bool:
+        tried.append(candidate)
+        return fails <= set(candidate)
+
+    return asyncio.run(smallest_part(range(count), attempt, tries)), len(tried)
+
+
+@pytest.mark.parametrize("fails", [{0}, {19}, {7}, {18, 19}, {0, 19}, {3, 9, 15}, {1, 2, 3, 4}])
+def test_schedule_is_reduced_to_the_steps_that_fail_together(fails: set[int]) -> None:
+    """In their order, wherever they are."""
+    found, _ = shortened(20, fails)
+    assert found == tuple(sorted(fails))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17])
+def test_schedule_of_which_nothing_can_be_left_out_stays(count: int) -> None:
+    """Whole."""
+    found, _ = shortened(count, set(range(count)))
+    assert found == tuple(range(count))
+
+
+def test_last_step_is_found_by_halving() -> None:
+    """It is the likeliest, and takes the fewest tries."""
+    assert shortened(16, {15}) == ((15,), 4)
+    assert shortened(16, {0}) == ((0,), 8)
+
+
+def test_tries_of_a_schedule_are_bounded() -> None:
+    """What was found by then remains."""
+    found, tried = shortened(64, {3, 40}, tries=9)
+    assert tried == 9
+    assert {3, 40} <= set(found)

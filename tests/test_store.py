@@ -780,3 +780,72 @@ def test_store_is_again_what_was_copied(tmp_path: Path) -> None:
         store.copy_from(copy)
     assert not (path.parent / "store.db-journal").exists()
     assert [row.id for row in asyncio.run(store.rows())] == [1]
+
+
+# -- rows that were passed ---------------------------------------------------------------------------------------
+
+
+@MODES
+@in_event_loop
+async def test_passed_rows_are_not_read_again(mode: str, database: Path) -> None:
+    """Whether a message is stored is asked of the others only; the order is that of the query."""
+    store = make_store(database, "SELECT id, client_offset, content FROM messages ORDER BY client_offset DESC;")
+    with written(database, mode) as connection:
+        insert(connection, (1, "z", IDENTITY), (2, "y", "9"))
+        store.pass_by(await store.rows(), {"alice": 1})
+        assert await store.rows() == []
+        assert not await store.holds(message())
+        insert(connection, (3, "c", "1"), (4, "d", "2"))
+        assert [row.id for row in await store.rows()] == [4, 3]
+        async with store.locked() as rows:
+            assert [row.id for row in rows()] == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("statement", "rows", "same"),
+    [
+        ("SELECT 1", 3, True),
+        ("INSERT INTO messages VALUES (4, 'd', 'more')", 3, True),
+        ("DELETE FROM messages WHERE id = 3", 2, False),
+        ("UPDATE messages SET content = 'other' WHERE id = 2", 3, False),
+        ("UPDATE messages SET id = 9 WHERE id = 1", 3, False),
+    ],
+)
+@in_event_loop
+async def test_what_has_become_of_passed_rows_is_found_out(
+    statement: str, rows: int, same: bool, database: Path
+) -> None:
+    """Rows that are gone, changed or in another order; more of them behind are none of its business."""
+    store = make_store(database)
+    with written(database) as connection:
+        assert await store.passed_again() is None
+        insert(connection, (1, "a", "one"), (2, "b", "two"))
+        store.pass_by(await store.rows(), {})
+        insert(connection, (3, "c", "three"))
+        store.pass_by(await store.rows(), {})
+        connection.execute(statement)
+        assert await store.passed_again() == h.Reread(time=0.0, before=3, rows=rows, same=same)
+
+
+@in_event_loop
+async def test_passed_row_that_is_gone_is_not_replaced_by_a_later_one(database: Path) -> None:
+    """There are as many rows as before, and one of them is new."""
+    store = make_store(database)
+    with written(database) as connection:
+        insert(connection, (1, "a", IDENTITY), (2, "b", f"{RUN}-alice-0002"))
+        store.pass_by(await store.rows(), {"alice": 2})
+        connection.execute("DELETE FROM messages WHERE id = 2")
+        insert(connection, (3, "c", f"{RUN}-alice-0003"))
+        assert await store.passed_again() == h.Reread(time=0.0, before=2, rows=1, same=False)
+
+
+@in_event_loop
+async def test_row_that_comes_between_passed_ones_is_an_error_and_no_accusation(database: Path) -> None:
+    """A query that orders otherwise than by age would make old rows look new."""
+    store = make_store(database, "SELECT id, client_offset, content FROM messages ORDER BY id DESC")
+    with written(database) as connection:
+        insert(connection, (1, "a", IDENTITY))
+        store.pass_by(await store.rows(), {"alice": 1})
+        insert(connection, (2, "b", f"{RUN}-alice-0002"))
+        with pytest.raises(TargetError, match=r"the row 2 stands among those .* ORDER BY id DESC"):
+            await store.passed_again()

@@ -59,7 +59,8 @@ class SeenConnection(Protocol):
 class Message:
     """One logical message, as its sender knows it.
 
-    `attempted` is set when its first attempt has begun, `done` when its sender will do nothing more about it.
+    `attempted` is set when its first attempt has begun, `done` when its sender will do nothing more about it. It is
+    `forgotten` when nobody asks any more what becomes of it.
     `emitted_on` is the connection of its last attempt, which had sent `bytes_before` until then; `answer_seconds` are
     the times from an attempt to its acknowledgement, late ones too. `offset` is None until its client has made one.
     """
@@ -74,6 +75,7 @@ class Message:
     answer_seconds: list[float] = field(default_factory=list)
     acknowledged: bool = False
     settled: bool = False
+    forgotten: bool = False
     attempted: asyncio.Event = field(default_factory=asyncio.Event)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -103,7 +105,8 @@ class Author:
         offsets: `random` (a UUID) or `counter`: the connection's id and a counter, as in the tutorial.
 
     Attributes:
-        messages: all that were posted, in their order.
+        messages: all that were posted, in their order, but for those that were forgotten.
+        posted: how many that were, those among them.
         connect_failures: why each try to connect failed that did.
     """
 
@@ -121,6 +124,7 @@ class Author:
         self.name = name
         self.policy: h.Policy = policy
         self.messages: list[Message] = []
+        self.posted = 0
         self._dialer = dialer
         self._recorder = dialer.recorder
         # Of its own, and other numbers for new offsets: neither the other senders nor how often messages have to be
@@ -142,7 +146,7 @@ class Author:
             HarnessError: the text cannot be sent.
         """
         _check(text)
-        sequence = len(self.messages) + 1
+        self.posted = sequence = self.posted + 1
         identity = h.message_id(self._dialer.run, self.name, sequence)
         own = self._bodies.wrap(identity, self._bodies.deal()) if text is None else content.content(identity, text)
         counts = self._offsets == "counter"
@@ -185,6 +189,15 @@ class Author:
     def asks_nothing(self) -> bool:
         """Whether it never asks for an acknowledgement, so that only the store can tell what arrived."""
         return self.policy == "fire-and-forget"
+
+    def forget(self) -> None:
+        """Forget its messages, all of which are done; what is still told of them changes nothing."""
+        for message in self.messages:
+            message.forgotten = True
+        self.messages.clear()
+        self._heard.clear()
+        self.connect_failures.clear()
+        self._patience_seconds = patience_seconds(self._dialer)
 
     @property
     def unsettled(self) -> int:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # How much of a line that nobody understands is told.
 _LONGEST_QUOTE = 200
+# Of so many forgotten messages a late answer may still come.
+_REMEMBERED = 100
 
 
 @dataclass(frozen=True)
@@ -437,6 +439,8 @@ class DriverSender(Author):
                 return
             case p.Attempt() | p.Ok() | p.Info() | p.Fail() | p.Invoke() | p.Settled():
                 message = self._message(told.message)
+                if message.forgotten:
+                    return
             case _:
                 raise ValueError(f"{told} is not a thing to tell of a sender")
         match told:
@@ -498,6 +502,15 @@ class DriverSender(Author):
             case p.Fail():
                 message.emissions -= 1
                 self._recorder.record(h.Fail(time=now, message=message.id, attempt=number, reason=told.reason))
+
+    def forget(self) -> None:
+        """Forget its messages, all of which are done, but for the last: late answers come of recent messages."""
+        known = self.messages[-_REMEMBERED:]
+        super().forget()
+        self._driver.endings.clear()
+        self._known = {message.id: message for message in known}
+        self._attempts_before.clear()
+        self._begun.clear()
 
     def _message(self, identity: str) -> Message:
         if (found := self._known.get(identity)) is None:
@@ -644,6 +657,13 @@ class DriverReceiver:
     async def heard(self, message: Message) -> None:
         """Wait until it has received a message; where that does not come, the schedule goes on."""
         await patiently_heard(self.messages, message, self._dialer)
+
+    def forget(self) -> None:
+        """Forget what it has heard; what it hears from now on begins with saying that it listens."""
+        self.messages.clear()
+        self.connect_failures.clear()
+        self.endings.clear()
+        self._recorder.record(h.Receiving(time=self._recorder.now(), receiver=self.name))
 
     def _receive(self, told: p.AnyTold) -> None:
         if not isinstance(told, p.Received):

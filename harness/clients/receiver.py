@@ -47,6 +47,13 @@ class Receiver(Client):
         """Wait until it has received a message; where that does not come, the schedule goes on."""
         await patiently_heard(self.messages, message, self._dialer)
 
+    def forget(self) -> None:
+        """Forget what it has heard; what it hears from now on begins with saying that it listens."""
+        self.messages.clear()
+        self.connect_failures.clear()
+        self.endings.clear()
+        self._recorder.record(h.Receiving(time=self._recorder.now(), receiver=self.name))
+
     def _receive(self, *arguments: object) -> None:
         # Plain and without an await: what arrives first is recorded first.
         text, offset = arguments[0] if arguments else None, server_offset(arguments)

@@ -80,6 +80,11 @@ class Sender(Client, Author):
         else:
             self._outbox.put_nowait(message)
 
+    def forget(self) -> None:
+        """Forget its messages, and how its connections ended."""
+        super().forget()
+        self.endings.clear()
+
     def _hear(self, *arguments: object) -> None:
         text = arguments[0] if arguments else None
         self._heard.add(h.identity_in(self._dialer.run, text if isinstance(text, str) else None))
@@ -153,6 +158,8 @@ class Sender(Client, Author):
         over = False
 
         def acknowledge(*_: object) -> None:
+            if message.forgotten:
+                return
             record(h.Ok(time=now(), message=message.id, attempt=number, late=over))
             message.answer_seconds.append(now() - began)
             if not over:

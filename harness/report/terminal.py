@@ -47,9 +47,9 @@ def trouble(folder: Path, scenario: ScenarioSummary | Result) -> list[str]:
         *(_wrapped("repeated", scenario.repeated.sentence) if scenario.repeated else []),
         *_wrapped("why", scenario.why),
         *_anomalies(judged(folder, scenario) / "claim" / HISTORY, scenario.anomalies),
-        *_wrapped("report", f"{_shown(folder / 'index.html')}#{anchor(scenario.id)}"),
+        *_wrapped("report", f"{shown(folder / 'index.html')}#{anchor(scenario.id)}"),
         *_wrapped("replay", scenario.replay),
-        *(_wrapped("smallest", f"{scenario.replay} --case {scenario.smallest}") if scenario.smallest else []),
+        *(_wrapped("smallest", scenario.smallest) if scenario.smallest else []),
         *(f"{_INDENT}case: {one_line(_replayed(scenario, bad))}" for bad in _bad(scenario)[:_LISTED]),
     ]
 
@@ -71,7 +71,7 @@ def closing(run: RunFolder, summary: Summary) -> list[str]:
         f"{times(summary.planned, 'scenario')} planned, {summary.ran} ran" + "".join(f", {count}" for count in counts),
         *_omitted("not offered", ((omitted.id, omitted.reason) for omitted in summary.not_offered)),
         *_omitted("missing", ((omitted.id, omitted.reason) for omitted in summary.missing)),
-        f"report: {_shown(run.path / 'index.html')}",
+        f"report: {shown(run.path / 'index.html')}",
     ]
 
 
@@ -119,7 +119,7 @@ def _omitted(word: str, omitted: Iterable[tuple[str, str]]) -> list[str]:
     return [one_line(f"{word}: {scenario}: {reason}") for scenario, reason in omitted]
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path as short as it can be typed here."""
     path = path.absolute()
     here = Path.cwd()

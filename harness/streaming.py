@@ -1,0 +1,41 @@
+"""A continuous stream: each of many senders sends one message after the other, for as long as a scope lasts."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.system import AnySender
+
+TEXT = "a text that is long enough for ten slices"
+"""What meets a fault, and what goes before it: of one length, and short, so that its pieces do not take for ever."""
+
+Turns = Callable[["AnySender"], asyncio.Lock]
+"""`async with turns(sender)`: within, nobody else has that sender send, and all others go on."""
+
+
+@contextlib.asynccontextmanager
+async def streaming(senders: "Sequence[AnySender]") -> AsyncIterator[Turns]:
+    """Have all of them send, until the end of the scope; then each is given one more message, and nobody waits for it.
+
+    A sender sends its next message when nothing more will be done about the one before, however long that takes: what
+    is stuck by the end of the run is for the judge.
+    """
+    turns = {sender.name: asyncio.Lock() for sender in senders}
+
+    async def keep_sending(sender: "AnySender") -> None:
+        # A lock is given to who has waited longest, so the schedule gets its turn between two messages.
+        while True:
+            async with turns[sender.name]:
+                await sender.post().done.wait()
+
+    tasks = [asyncio.create_task(keep_sending(sender)) for sender in senders]
+    try:
+        yield lambda sender: turns[sender.name]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for sender in senders:
+        sender.post()
