@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 TEXT = "a text that is long enough for ten slices"
 """What meets a fault, and what goes before it: of one length, and short, so that its pieces do not take for ever."""
 
+_UNDER_WAY = 8
+
 Turns = Callable[["AnySender"], asyncio.Lock]
 """`async with turns(sender)`: within, nobody else has that sender send, and all others go on."""
 
@@ -20,14 +22,16 @@ async def streaming(senders: "Sequence[AnySender]") -> AsyncIterator[Turns]:
     """Have all of them send, until the end of the scope; then each is given one more message, and nobody waits for it.
 
     A sender sends its next message when nothing more will be done about the one before, however long that takes: what
-    is stuck by the end of the run is for the judge.
+    is stuck by the end of the run is for the judge. Only some messages are under way at once: where a crowd hears of
+    each, all of its members at once would make answers late without any fault, and sending again would keep them late.
     """
     turns = {sender.name: asyncio.Lock() for sender in senders}
+    under_way = asyncio.Semaphore(_UNDER_WAY)
 
     async def keep_sending(sender: "AnySender") -> None:
         # A lock is given to who has waited longest, so the schedule gets its turn between two messages.
         while True:
-            async with turns[sender.name]:
+            async with turns[sender.name], under_way:
                 await sender.post().done.wait()
 
     tasks = [asyncio.create_task(keep_sending(sender)) for sender in senders]
