@@ -3,8 +3,8 @@
 * Judging a history against merely decoding its file, line by line and keeping nothing; and the memory it takes.
 * A whole run (system, one message, final read) against the bare floor: the same server started, one message by the
   stock client, the server stopped.
-* A case of the wire sweep against the bare floor, a plain script that connects, emits, is cut, connects again, emits
-  and disconnects; and how many cases a second the whole sweep of one message does.
+* A case of the wire sweep against the bare floor, a plain script that emits, is cut, connects again and emits; and how
+  many cases a second the whole sweep of one message does.
 * Messages a second stored exactly once without a fault, by one and by 50 senders through Toxiproxy: the reference
   server and the hardened Node server in turn, and each with and without the recording of the history.
 """
@@ -237,32 +237,44 @@ async def _cases_a_second(
 
 
 async def _cut_bare(toxiproxy: Toxiproxy, database: Path) -> float:
-    """The seconds that a case takes in a plain script, with stock python-socketio and aiohttp."""
+    """The seconds that a case takes in a plain script, with stock python-socketio and aiohttp.
+
+    As little as a case can be: the limit, the message, the cut, the limit lifted, one new connection, the message
+    again. There is no delay in it, nobody looks for a row, and nothing is recorded.
+    """
     async with _bare_server(database) as port, aiohttp.ClientSession() as api:
         proxy = await toxiproxy.proxy("bare", port)
-        toxics = f"{toxiproxy.url}/proxies/bare/toxics"
+        toxics, url = f"{toxiproxy.url}/proxies/bare/toxics", f"http://127.0.0.1:{proxy.port}"
+        client = await _connected(url)
         began = time.perf_counter()
         for number in range(_WIRE_CASES):
-            await _one_cut(api, toxics, f"http://127.0.0.1:{proxy.port}", number)
+            client = await _one_cut(api, toxics, url, client, number)
         seconds = (time.perf_counter() - began) / _WIRE_CASES
+        await client.disconnect()
         await proxy.delete()
     return seconds
 
 
-async def _one_cut(api: aiohttp.ClientSession, toxics: str, url: str, number: int) -> None:
+async def _one_cut(
+    api: aiohttp.ClientSession, toxics: str, url: str, client: socketio.AsyncClient, number: int
+) -> socketio.AsyncClient:
     ended = asyncio.Event()
-    message = (f"message {number} hello", f"offset {number}")
-    client = socketio.AsyncClient(reconnection=False, handle_sigint=False)
     client.on("disconnect", ended.set)
-    await client.connect(url, transports=["websocket"], auth={"serverOffset": 2**40})
+    message = (f"message {number} hello", f"offset {number}")
     limit = {"name": "limit", "type": "limit_data", "stream": "upstream", "attributes": {"bytes": number % 40}}
     async with api.post(toxics, json=limit):
         await client.emit("chat message", message, callback=lambda *_: None)
         await ended.wait()
     async with api.delete(f"{toxics}/limit"):
-        await client.connect(url, transports=["websocket"], auth={"serverOffset": 2**40})
+        client = await _connected(url)
     await client.call("chat message", message)
-    await client.disconnect()
+    return client
+
+
+async def _connected(url: str) -> socketio.AsyncClient:
+    client = socketio.AsyncClient(reconnection=False, handle_sigint=False)
+    await client.connect(url, transports=["websocket"], auth={"serverOffset": 2**40})
+    return client
 
 
 async def _throughput() -> None:

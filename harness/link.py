@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Literal
 
 from harness import waiting
@@ -135,14 +135,12 @@ class SenderLink(Link):
         """
         connection = await self.sender.idle(downstream=True)
         own = connection.last_unit_bytes
-        try:
-            await self._proxy.add_toxic(*_limit(count, direction))
+        async with self._limited(connection, count, direction) as cut:
             message = yield None
             if count > shortest and await self._passes(connection, message):
                 yield f"nothing was cut: the exchange had less than {_bytes(count)} {direction}, {_answer(message)}"
                 return
-            await self._closed(connection)
-            await self.close()  # so that no reconnect sneaks in
+            await cut()
             answer = _answer(message)
             if count > longest:
                 raise NotSeen(f"the connection was cut, and no exchange had more than {_bytes(longest)} {direction}")
@@ -153,8 +151,6 @@ class SenderLink(Link):
             if not stored and direction == "downstream" and len(connection.bytes_by_wire) == 1:
                 raise NotSeen("the message was not stored: what was cut was not its answer")
             yield f"{connection.cut} was cut after {_bytes(count)} {direction}, {answer}"
-        finally:
-            await self.restore()
 
     @fault("link")
     async def cut_twice(self, first: int = 0, second: int = 0) -> Acts:
@@ -467,6 +463,29 @@ class SenderLink(Link):
         finally:
             await self.restore()
 
+    @contextlib.asynccontextmanager
+    async def _limited(
+        self, connection: SeenConnection, count: int, direction: Direction
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Have a connection cut behind `count` more bytes; gives a wait for that. None takes its place in the scope."""
+        limit = _limit(count, direction)
+        with self._away() as obeys:
+
+            async def cut() -> None:
+                await self._closed(connection)
+                if not obeys:
+                    await self.close()  # so that no reconnect sneaks in
+
+            try:
+                await self._proxy.add_toxic(*limit)
+                yield cut
+            finally:
+                # Where nothing is open and nobody comes, the limit is all that is left.
+                if obeys and not connection.is_open:
+                    await self._proxy.remove_toxic(limit.name)
+                else:
+                    await self.restore()
+
     async def refresh(self, *toxics: Toxic) -> None:
         """Close the connection, and wait for the next, whose heartbeats begin anew; with these toxics, if any.
 
@@ -474,9 +493,20 @@ class SenderLink(Link):
             WaitTimeout: it does not come.
         """
         connection = await self.sender.connected(self._patience_seconds)
-        await self.restore(*toxics)
-        await self._closed(connection)
+        with self._away():
+            await self.restore(*toxics)
+            await self._closed(connection)
         await self.sender.connected(self._patience_seconds)
+
+    @contextlib.contextmanager
+    def _away(self) -> Iterator[bool]:
+        """Have its sender not come back in the scope, and at once behind it; gives whether it does as it is told."""
+        obeys = self.sender.stay_away()
+        try:
+            yield obeys
+        finally:
+            if obeys:
+                self.sender.connect()
 
     # -- what bites are told by ----------------------------------------------------------------------------------
 

@@ -413,8 +413,8 @@ class Server:
             yield f"attempt 1 of {message.id} was stored, reported as an error, and not answered"
 
     async def _heard(self, link: SenderLink, message: Message) -> None:
-        await waiting.until(
-            lambda: link.sender.has_heard(message),
+        await waiting.within(
+            message.heard.wait(),
             awaited=f"the broadcast of {message.id}",
             timeout_seconds=self._patience_seconds,
         )

@@ -24,6 +24,11 @@ LockMode = Literal["IMMEDIATE", "EXCLUSIVE"]
 
 _SUFFIXES = ("", "-wal", "-journal", "-shm")
 _COLUMNS = ("id", "client_offset", "content")
+# A view of our own connection, since a query that ends in a semicolon or a comment has no place within another one.
+_VIEW = "CREATE TEMP VIEW midemit_rows AS {}"
+_ABOUT = (
+    "SELECT * FROM (SELECT * FROM midemit_rows LIMIT -1 OFFSET ?2) WHERE instr(content, ?1) OR instr(client_offset, ?1)"
+)
 # How long a read, or the lock itself, waits for somebody else's lock.
 _BUSY_TIMEOUT_SECONDS = 5.0
 
@@ -78,13 +83,13 @@ class SQLiteStore:
         """
         return await asyncio.to_thread(self._rows)
 
-    def _rows(self) -> list[StoredRow]:
+    def _rows(self, about: str | None = None) -> list[StoredRow]:
         if not self.path.exists():
             raise TargetError(f"the store {self.path} does not exist: the server has to create it before it is ready")
         if not self.path.is_file():
             raise TargetError(f"the store {self.path} is not a file")
         with self._reading() as database:
-            return list(self._read(database, self._passed))
+            return list(self._read(database, self._passed, about))
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -94,10 +99,19 @@ class SQLiteStore:
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise TargetError(f"cannot read the rows of {self.path}: {error}; the query is {self._query}") from error
 
-    def _read(self, database: sqlite3.Connection, passed: int) -> Iterator[StoredRow]:
-        query = f"SELECT * FROM ({self._query.rstrip('; ')}) LIMIT -1 OFFSET {passed}" if passed else self._query  # noqa: S608 - the user's own query
-        cursor = database.execute(query)
-        # A BLOB or invalid UTF-8 in the place of a text is shown, not refused.
+    def _read(self, database: sqlite3.Connection, passed: int, about: str | None = None) -> Iterator[StoredRow]:
+        """The rows behind those, or of them the ones in which a text stands: one message needs no others."""
+        if about is None:
+            query = f"SELECT * FROM ({self._query.rstrip('; ')}) LIMIT -1 OFFSET {passed}" if passed else self._query  # noqa: S608 - the user's own query
+            cursor = database.execute(query)
+            places = self._places(cursor)
+        else:
+            database.execute(_VIEW.format(self._query))
+            places = self._places(database.execute("SELECT * FROM midemit_rows LIMIT 0"))
+            cursor = database.execute(_ABOUT, (about, passed))
+        return (_row(*(values[place] for place in places)) for values in cursor)
+
+    def _places(self, cursor: sqlite3.Cursor) -> list[int]:
         columns = [column[0] for column in cursor.description or ()]
         missing = [name for name in _COLUMNS if name not in columns]
         if missing:
@@ -105,8 +119,7 @@ class SQLiteStore:
                 f"store.rows has to return the columns {', '.join(_COLUMNS)}; it lacks {', '.join(missing)} "
                 f"and returns {', '.join(columns) or 'none'}: {self._query}"
             )
-        places = [columns.index(name) for name in _COLUMNS]
-        return (_row(*(values[place] for place in places)) for values in cursor)
+        return [columns.index(name) for name in _COLUMNS]
 
     def pass_by(self, rows: Sequence[StoredRow], sequences: Mapping[str, int]) -> None:
         """Take these, the first of those that were not passed, for read: they are not among `rows` any more.
@@ -156,6 +169,7 @@ class SQLiteStore:
         connection = sqlite3.connect(
             uri, uri=True, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
+        # A BLOB or invalid UTF-8 in the place of a text is shown, not refused.
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         try:
             yield connection
@@ -164,7 +178,7 @@ class SQLiteStore:
 
     async def holds(self, message: Message) -> bool:
         """Whether a row of the message is readable now."""
-        return self.is_in(await self.rows(), message)
+        return self.is_in(await asyncio.to_thread(self._rows, message.id), message)
 
     def is_in(self, rows: list[StoredRow], message: Message) -> bool:
         """Whether a row of the message is among these."""

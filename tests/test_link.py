@@ -192,6 +192,7 @@ async def test_cut_at_lets_exactly_so_many_bytes_pass(count: float, tmp_path: Pa
         assert len(flow.up) - before == count
         assert evidence.startswith(f"the connection was cut after {count} byte")
         assert evidence.endswith(f"attempt 1 of {message.id} open")
+        assert (numbers(here, h.Connected), alice.connect_failures) == ([1], [])  # nobody tries before the end
         await cut.heal()
         await soon(message.done.wait())
         assert message.attempts == 2
@@ -424,7 +425,7 @@ async def test_cut_after_lets_exactly_so_many_bytes_pass(direction: Direction, c
         alice = await here.sender()
         async with in_front_of(alice) as front:
             before_it = await soon(alice.send(TEXT))
-            await seen(lambda: before_it.id in alice._heard, "the own broadcast, which travels downstream too")
+            await seen(before_it.heard.is_set, "the own broadcast, which travels downstream too")
             cut = alice.link.cut_after(count, direction)
             await cut.begin()
             tap, towards = to_front(direction, wire, front)

@@ -267,6 +267,18 @@ async def test_message_is_known_by_its_identity(
         assert await make_store(database, ROWS).holds(message()) is held
 
 
+@pytest.mark.parametrize("end", [";", " -- the end", "; -- the end\n"])
+@in_event_loop
+async def test_message_is_found_whatever_the_query_ends_with(end: str, database: Path) -> None:
+    """What reads all rows finds one of them, too."""
+    with written(database) as server:
+        insert(server, (1, message().offset, message().content))
+        store = make_store(database, ROWS + end)
+        assert len(await store.rows()) == 1
+        assert await store.holds(message())
+        assert not await store.holds(message(2))
+
+
 @in_event_loop
 async def test_row_is_waited_for(database: Path) -> None:
     """A message's row is awaited until it is committed, and no longer than patience lasts."""

@@ -59,8 +59,8 @@ class SeenConnection(Protocol):
 class Message:
     """One logical message, as its sender knows it.
 
-    `attempted` is set when its first attempt has begun, `done` when its sender will do nothing more about it. It is
-    `forgotten` when nobody asks any more what becomes of it.
+    `attempted` is set when its first attempt has begun, `done` when its sender will do nothing more about it, `heard`
+    when its broadcast has come back to its sender. It is `forgotten` when nobody asks any more what becomes of it.
     `emitted_on` is the connection of its last attempt, which had sent `bytes_before` until then; `answer_seconds` are
     the times from an attempt to its acknowledgement, late ones too. `offset` is None until its client has made one.
     """
@@ -78,6 +78,7 @@ class Message:
     forgotten: bool = False
     attempted: asyncio.Event = field(default_factory=asyncio.Event)
     done: asyncio.Event = field(default_factory=asyncio.Event)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def first_attempt(self, timeout_seconds: float) -> None:
         """Wait until its first attempt has begun.
@@ -134,7 +135,7 @@ class Author:
         self._bodies = content.Bodies(self._random, dialer.content)
         self._offsets = offsets
         self._patience_seconds = patience_seconds(dialer)
-        self._heard: set[str | None] = set()
+        self._known: dict[str | None, Message] = {}
 
     def post(self, text: str | None = None) -> Message:
         """Hand over a message and return at once.
@@ -152,6 +153,7 @@ class Author:
         counts = self._offsets == "counter"
         message = Message(identity, own, self._counted(sequence) if counts else self._offset(identity, self._random))
         self.messages.append(message)
+        self._known[identity] = message
         self._recorder.record(
             h.Invoke(
                 time=self._recorder.now(),
@@ -195,7 +197,7 @@ class Author:
         for message in self.messages:
             message.forgotten = True
         self.messages.clear()
-        self._heard.clear()
+        self._known.clear()
         self.connect_failures.clear()
         self._patience_seconds = patience_seconds(self._dialer)
 
@@ -216,17 +218,22 @@ class Author:
         connection = await self.connected(patience_seconds(self._dialer))
         counted = downstream or self._dialer.transport != "websocket"
         if counted and self._dialer.protocol.broadcast and self.messages and self._may_be_stored(self.messages[-1]):
-            last = self.messages[-1].id
+            last = self.messages[-1].heard
+            awaited, seconds = "the own broadcast", self._ack_timeout_seconds
             with contextlib.suppress(waiting.WaitTimeout):
-                await waiting.until(
-                    lambda: last in self._heard, awaited="the own broadcast", timeout_seconds=self._ack_timeout_seconds
-                )
-        await waiting.until(
-            lambda: connection.poll_pending or not connection.is_open,
-            awaited=f"the next poll of {self.name}",
-            timeout_seconds=self._ack_timeout_seconds,
-            interval_seconds=0.001,
-        )
+                if self._dialer.transport == "websocket":
+                    await waiting.within(last.wait(), awaited=awaited, timeout_seconds=seconds)
+                else:
+                    # The next poll follows it, and nothing tells when that has got through the link: what there is for
+                    # it is the pause between two looks.
+                    await waiting.until(last.is_set, awaited=awaited, timeout_seconds=seconds)
+        if not connection.poll_pending:
+            await waiting.until(
+                lambda: connection.poll_pending or not connection.is_open,
+                awaited=f"the next poll of {self.name}",
+                timeout_seconds=self._ack_timeout_seconds,
+                interval_seconds=0.001,
+            )
         return connection
 
     def _may_be_stored(self, message: Message) -> bool:
@@ -263,7 +270,12 @@ class Author:
 
     def has_heard(self, message: Message) -> bool:
         """Whether the broadcast of its own message has come back to it."""
-        return message.id in self._heard
+        return message.heard.is_set()
+
+    def _hear_of(self, content: str | None) -> None:
+        """Take note of a broadcast."""
+        if (message := self._known.get(h.identity_in(self._dialer.run, content))) is not None:
+            message.heard.set()
 
     @property
     def _ack_timeout_seconds(self) -> float:
@@ -276,6 +288,10 @@ class Author:
     def disconnect(self) -> None:
         """Have the user go away, until `connect`."""
         raise NotImplementedError
+
+    def stay_away(self) -> bool:
+        """Have it not come back by itself when its connection ends, until `connect`; whether it does as it is told."""
+        return False
 
     def connect(self) -> None:
         """Have the user come back."""

@@ -1,6 +1,7 @@
 """What senders and receivers share: a client that is connected, or on its way to be connected again."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -111,6 +112,7 @@ class Client:
         self._connections = 0
         self._wanted = asyncio.Event()
         self._wanted.set()
+        self._called = asyncio.Event()
         self._start(self._stay_connected())
 
     async def _stay_connected(self) -> None:
@@ -118,6 +120,7 @@ class Client:
         delay_seconds = RECONNECT_DELAYS_SECONDS[0]
         while True:
             await self._wanted.wait()
+            self._called.clear()
             self._connections += 1
             number = self._connections
             try:
@@ -132,7 +135,8 @@ class Client:
                 self.endings.append(reason)
                 record(h.Disconnected(time=now(), client=self.name, connection=number, reason=reason))
                 delay_seconds = RECONNECT_DELAYS_SECONDS[0]
-            await waiting.pause(delay_seconds)
+            with contextlib.suppress(waiting.WaitTimeout):
+                await waiting.within(self._called.wait(), awaited="a call", timeout_seconds=delay_seconds)
 
     async def _connect(self, number: int) -> Connection:
         protocol = self._dialer.protocol
@@ -184,13 +188,19 @@ class Client:
 
     def disconnect(self) -> None:
         """Close its connection and stay away, until `connect`."""
-        self._wanted.clear()
+        self.stay_away()
         if self.connection is not None:
             self.connection.leave()
 
+    def stay_away(self) -> bool:
+        """Keep its connection, and make no other when that has ended, until `connect`; it does as it is told."""
+        self._wanted.clear()
+        return True
+
     def connect(self) -> None:
-        """Come back after a `disconnect`."""
+        """Come back, and at once: who is called waits for no delay."""
         self._wanted.set()
+        self._called.set()
 
     async def close(self) -> None:
         """End its connection and its tasks."""

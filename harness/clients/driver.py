@@ -374,7 +374,6 @@ class DriverSender(Author):
         )
         self.title = self._driver.title
         self.connect_failures = self._driver.connect_failures
-        self._known: dict[str, Message] = {}
         # A program counts attempts from 1 again when it is started again.
         self._attempts_before: dict[str, int] = {}
         self._begun: dict[tuple[str, int], float] = {}
@@ -435,7 +434,7 @@ class DriverSender(Author):
         """Take over what happened, under the numbers of this run and at the time of its arrival."""
         match told:
             case p.Received():
-                self._heard.add(h.identity_in(self._dialer.run, told.content))
+                self._hear_of(told.content)
                 return
             case p.Attempt() | p.Ok() | p.Info() | p.Fail() | p.Invoke() | p.Settled():
                 message = self._message(told.message)
@@ -540,7 +539,6 @@ class DriverSender(Author):
 
     def take(self, message: Message) -> None:
         """Have a message emitted, behind those that were taken before."""
-        self._known[message.id] = message
         self._driver.tell(p.Post(message=message.id, content=message.content, offset=message.offset))
         self._unheard[message.id] = asyncio.create_task(self._expect_invoke(message.id))
 

@@ -87,7 +87,7 @@ class Sender(Client, Author):
 
     def _hear(self, *arguments: object) -> None:
         text = arguments[0] if arguments else None
-        self._heard.add(h.identity_in(self._dialer.run, text if isinstance(text, str) else None))
+        self._hear_of(text if isinstance(text, str) else None)
         self._cursor.advance(server_offset(arguments))
 
     # -- policies ------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ async def every_byte_of_a_handshake(system: System, direction: Direction) -> Non
     """Cut the way back of a sender after each byte of its handshake in one direction; a message waits for it."""
     senders = await _senders(system, _LANES["upstream"])
     await asyncio.gather(*(sender.send_many(FIRST // len(senders)) for sender in senders))
+    await senders[0].send()  # now the last row that it has heard of, which it tells when it comes back, is its own
     lengths = [await handshake(senders[0], direction) for _ in range(_DRY_RUNS)]
     length = min(lengths)
     await _through(

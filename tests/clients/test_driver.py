@@ -434,8 +434,9 @@ async def test_sender_has_upgraded_where_its_program_says_so(connect: Lines, upg
     """Of the connection that there is, and also where a poll had ended on it before."""
     last: Lines = [p.Received(content=FIRST, server_offset=1)]
     async with playing(tmp_path, connect=connect, disconnect=last) as (_, alice):
+        message = alice.post()
         alice.disconnect()
-        await seen(lambda: FIRST in alice._heard, "the last line")
+        await seen(message.heard.is_set, "the last line")
         assert alice.has_upgraded is upgraded
 
 

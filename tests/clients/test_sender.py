@@ -13,7 +13,9 @@ import pytest
 import socketio.packet
 
 from harness import history as h
+from harness import waiting
 from harness.clients import author as author_module
+from harness.clients import client
 from harness.clients.author import Message, patience_seconds
 from harness.clients.content import KINDS
 from harness.clients.sender import IN_FLIGHT, Sender
@@ -884,13 +886,37 @@ async def test_same_seed_deals_the_same_contents_and_offsets(tmp_path: Path) -> 
 
 
 @in_event_loop
+async def test_sender_that_is_told_to_stay_away_comes_back_when_it_is_called_and_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps the connection that it has, tries nothing when that has ended, and waits for no delay when called."""
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        alice = await here.sender()
+        assert alice.stay_away()
+        assert (await soon(alice.send())).acknowledged
+        await alice.link.restore()
+        await here.recorded(h.Disconnected)
+        await waiting.pause(2 * client.RECONNECT_DELAYS_SECONDS[1])
+        assert len(server.auths) == 1
+        alice.connect()
+        await alice.connected(DEADLINE_SECONDS)
+        monkeypatch.setattr(client, "RECONNECT_DELAYS_SECONDS", (NEVER_SECONDS, NEVER_SECONDS))
+        await alice.link.restore()
+        await here.recorded(h.Disconnected, 2)
+        alice.connect()
+        await alice.connected(DEADLINE_SECONDS)
+        assert alice.connect_failures == []
+
+
+@in_event_loop
 async def test_sender_comes_back_with_the_highest_server_offset_it_heard_of(tmp_path: Path) -> None:
     """Like a receiver it asks for what it lacks, and not for everything that it has heard."""
     async with chatting() as server, clients(tmp_path, server.port) as here:
         alice = await here.sender()
-        await server.broadcast(f"{RUN}-alice-0001", 5)
-        await server.broadcast(f"{RUN}-alice-0002", 3)
-        await seen(lambda: len(alice._heard) == 2, "the broadcasts")
+        first, second = alice.post(), alice.post()
+        await server.broadcast(first.content, 5)
+        await server.broadcast(second.content, 3)
+        await seen(second.heard.is_set, "the broadcasts")
         await alice.link.close()
         await here.recorded(h.Disconnected)
         await alice.link.restore()
