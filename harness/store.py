@@ -25,10 +25,9 @@ LockMode = Literal["IMMEDIATE", "EXCLUSIVE"]
 _SUFFIXES = ("", "-wal", "-journal", "-shm")
 _COLUMNS = ("id", "client_offset", "content")
 # A view of our own connection, since a query that ends in a semicolon or a comment has no place within another one.
-_VIEW = "CREATE TEMP VIEW midemit_rows AS {}"
-_ABOUT = (
-    "SELECT * FROM (SELECT * FROM midemit_rows LIMIT -1 OFFSET ?2) WHERE instr(content, ?1) OR instr(client_offset, ?1)"
-)
+_VIEW = "CREATE TEMP VIEW IF NOT EXISTS midemit_rows AS {}"
+_LATER = "SELECT * FROM midemit_rows LIMIT -1 OFFSET ?1"
+_ABOUT = f"SELECT * FROM ({_LATER}) WHERE instr(content, ?2) OR instr(client_offset, ?2)"  # noqa: S608 - both are ours
 # How long a read, or the lock itself, waits for somebody else's lock.
 _BUSY_TIMEOUT_SECONDS = 5.0
 
@@ -101,14 +100,13 @@ class SQLiteStore:
 
     def _read(self, database: sqlite3.Connection, passed: int, about: str | None = None) -> Iterator[StoredRow]:
         """The rows behind those, or of them the ones in which a text stands: one message needs no others."""
-        if about is None:
-            query = f"SELECT * FROM ({self._query.rstrip('; ')}) LIMIT -1 OFFSET {passed}" if passed else self._query  # noqa: S608 - the user's own query
-            cursor = database.execute(query)
+        if about is None and not passed:
+            cursor = database.execute(self._query)
             places = self._places(cursor)
         else:
             database.execute(_VIEW.format(self._query))
             places = self._places(database.execute("SELECT * FROM midemit_rows LIMIT 0"))
-            cursor = database.execute(_ABOUT, (about, passed))
+            cursor = database.execute(_LATER, (passed,)) if about is None else database.execute(_ABOUT, (passed, about))
         return (_row(*(values[place] for place in places)) for values in cursor)
 
     def _places(self, cursor: sqlite3.Cursor) -> list[int]:
