@@ -219,7 +219,10 @@ class Author:
             last = self.messages[-1].id
             with contextlib.suppress(waiting.WaitTimeout):
                 await waiting.until(
-                    lambda: last in self._heard, awaited="the own broadcast", timeout_seconds=self._ack_timeout_seconds
+                    lambda: last in self._heard,
+                    awaited="the own broadcast",
+                    timeout_seconds=self._ack_timeout_seconds,
+                    interval_seconds=0.001,
                 )
         await waiting.until(
             lambda: connection.poll_pending or not connection.is_open,

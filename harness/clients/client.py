@@ -1,6 +1,7 @@
 """What senders and receivers share: a client that is connected, or on its way to be connected again."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -111,6 +112,7 @@ class Client:
         self._connections = 0
         self._wanted = asyncio.Event()
         self._wanted.set()
+        self._hurried = asyncio.Event()
         self._start(self._stay_connected())
 
     async def _stay_connected(self) -> None:
@@ -128,11 +130,14 @@ class Client:
                 delay_seconds = min(2 * delay_seconds, RECONNECT_DELAYS_SECONDS[1])
             else:
                 record(h.Connected(time=now(), client=self.name, connection=number))
+                self._hurried.clear()
                 reason = await self._use(connection)
                 self.endings.append(reason)
                 record(h.Disconnected(time=now(), client=self.name, connection=number, reason=reason))
                 delay_seconds = RECONNECT_DELAYS_SECONDS[0]
-            await waiting.pause(delay_seconds)
+            with contextlib.suppress(waiting.WaitTimeout):
+                await waiting.within(self._hurried.wait(), awaited="a reason to hurry", timeout_seconds=delay_seconds)
+            self._hurried.clear()
 
     async def _connect(self, number: int) -> Connection:
         protocol = self._dialer.protocol
@@ -181,6 +186,11 @@ class Client:
             timeout_seconds=timeout_seconds,
             last_seen=lambda: last_failure(self.connect_failures),
         )
+
+    def hurry(self) -> None:
+        """Where it is not connected, have it try at once, since the server is known to be there."""
+        if self.connection is None:
+            self._hurried.set()
 
     def disconnect(self) -> None:
         """Close its connection and stay away, until `connect`."""

@@ -14,6 +14,7 @@ import socketio.packet
 
 from harness import history as h
 from harness.clients import author as author_module
+from harness.clients import client as client_module
 from harness.clients.author import Message, patience_seconds
 from harness.clients.content import KINDS
 from harness.clients.sender import IN_FLIGHT, Sender
@@ -896,6 +897,29 @@ async def test_sender_comes_back_with_the_highest_server_offset_it_heard_of(tmp_
         await alice.link.restore()
         await alice.connected(DEADLINE_SECONDS)
         assert server.auths == [{"serverOffset": 0}, {"serverOffset": 5}]
+
+
+@in_event_loop
+async def test_sender_that_is_hurried_comes_back_before_its_delay_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: the next delay is as long as ever. While it is connected there is nothing to hurry for."""
+    monkeypatch.setattr(client_module, "RECONNECT_DELAYS_SECONDS", (NEVER_SECONDS, NEVER_SECONDS))
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        alice = await here.sender()
+        await alice.link.close()
+        await here.recorded(h.Disconnected)
+        await alice.link.restore()
+        alice.hurry()
+        await alice.connected(DEADLINE_SECONDS)
+        alice.hurry()
+        await alice.link.close()
+        await seen(lambda: alice.connection is None, "the end of its connection")
+        alice.hurry()
+        await here.recorded(h.ConnectFailed)
+        await alice.link.restore()
+        alice.hurry()
+        await alice.connected(DEADLINE_SECONDS)
 
 
 # -- idle --------------------------------------------------------------------------------------------------------
