@@ -49,6 +49,12 @@ class CallFaults:
         self._patience_seconds = patience_seconds
         self._lies = lies
         self._commit: Call | None = None
+        self._spare: asyncio.Task[Tracer] | None = None
+
+    async def close(self) -> None:
+        """End the tracer that stands by, if one does."""
+        if self._spare is not None:
+            await (await self._spare).close()
 
     async def dry_run(self, send: Callable[[], Awaitable[Message]]) -> tuple[str, ...]:
         """The calls while a message is handled to which nothing happens.
@@ -161,8 +167,18 @@ class CallFaults:
 
     @contextlib.asynccontextmanager
     async def _tracing(self) -> AsyncIterator[Tracer]:
-        async with trace.attached(self._server.group(), store=self._store.path, log=self._log) as tracer:
-            yield tracer
+        """A tracer of the server; when it has ended the next one is started, before it is needed."""
+        group = self._server.group()
+        spare, self._spare = self._spare, None
+        tracer = await (spare or self._started())
+        try:
+            async with tracer.attached(group):
+                yield tracer
+        finally:
+            self._spare = asyncio.create_task(self._started())
+
+    async def _started(self) -> Tracer:
+        return await Tracer.started(store=self._store.path, log=self._log)
 
     @contextlib.asynccontextmanager
     async def _starting(self) -> AsyncIterator[Tracer]:

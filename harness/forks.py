@@ -3,7 +3,7 @@
 A server in an interpreted language spends most of its start on loading code. A target can offer a program that has
 loaded everything and then waits (`server.fork` in its description): it reads a JSON line on its standard input for each
 server that is wanted, forks one, and tells its process id and, when that has ended, its exit status as JSON lines on
-its standard output. docs/target.md says what the child has to do.
+its standard output. docs/target.md says what the child has to do, and how to go about it where nothing can fork.
 """
 
 import asyncio
@@ -84,8 +84,8 @@ class ForkServer:
             raise TargetError(f"{error}; its last lines:\n{self._process.last_log_lines()}") from error
 
     async def close(self) -> None:
-        """End the program; the servers that it has forked go on."""
-        await self._process.kill()
+        """End the program, by SIGTERM; the servers that it has forked go on."""
+        await self._process.stop(_TIMEOUT_SECONDS)
         if self._listening is not None:
             await self._listening
 

@@ -144,7 +144,7 @@ class ProcessGroup:
 
     def pids(self) -> list[int]:
         """The processes of the group; none where there is no /proc."""
-        return [int(folder.name) for folder in _folders(self.pid)]
+        return list(_members(self.pid))
 
     async def pause(self) -> None:
         """SIGSTOP the group, and wait until all of it stands still: its threads stop one after the other."""
@@ -161,7 +161,7 @@ class ProcessGroup:
 
     async def _until(self, states: str, what: str) -> None:
         await waiting.until(
-            lambda: all(state in states for state in _states(self.pid, "task/*/stat")),
+            lambda: all(state in states for state in _states(self.pid)),
             awaited=f"the process group {self.pid} {what}",
             timeout_seconds=_KILL_TIMEOUT_SECONDS,
             interval_seconds=0.001,
@@ -212,7 +212,7 @@ class ProcessGroup:
 def _alive(group: int) -> bool:
     """Whether a process of the group is left that is not a zombie: those end when somebody reaps them."""
     if _PROC.is_dir():
-        return any(state not in "ZX" for state in _states(group, "stat"))
+        return any(_state(_PROC / str(pid)) not in "ZX" for pid in _members(group))
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -220,28 +220,31 @@ def _alive(group: int) -> bool:
     return True
 
 
-def _states(group: int, pattern: str) -> Iterator[str]:
-    """The kernel's letters for what the group's processes are doing, or its threads: nothing where there is no /proc.
-
-    Args:
-        group: the process group.
-        pattern: of the files in a process's folder of /proc, `stat` or `task/*/stat`.
-    """
-    for folder in _folders(group):
-        yield from (stat[0] for path in folder.glob(pattern) if (stat := _stat(path)) is not None)
+def _members(group: int) -> Iterator[int]:
+    """The processes of a group, zombies too; none where there is no /proc."""
+    for name in _listed(_PROC):
+        with contextlib.suppress(OSError):  # it has just ended
+            if name.isdecimal() and os.getpgid(int(name)) == group:
+                yield int(name)
 
 
-def _folders(group: int) -> Iterator[Path]:
-    """The folders of the group's processes in /proc."""
-    for folder in _PROC.glob("[0-9]*"):
-        if (own := _stat(folder / "stat")) is not None and own[1] == group:
-            yield folder
+def _states(group: int) -> Iterator[str]:
+    """The kernel's letters for what the threads of a group are doing; nothing where there is no /proc."""
+    for pid in _members(group):
+        tasks = _PROC / str(pid) / "task"
+        yield from (_state(tasks / task) for task in _listed(tasks))
 
 
-def _stat(path: Path) -> tuple[str, int] | None:
-    """State and process group in a stat file of /proc, or None when the process is gone."""
+def _listed(folder: Path) -> list[str]:
     try:
-        state, _, group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
-    except (OSError, ValueError):
-        return None
-    return state, int(group)
+        return [entry.name for entry in os.scandir(folder)]
+    except OSError:
+        return []
+
+
+def _state(folder: Path) -> str:
+    """The kernel's letter for what a process or a thread is doing: X when it is gone."""
+    try:
+        return (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return "X"

@@ -108,11 +108,11 @@ class Server:
         return {key: self._fill(value) for key, value in {**self._target.server.env, **more}.items()}
 
     @contextlib.asynccontextmanager
-    async def forking(self) -> AsyncIterator[None]:
-        """Each start within is a fork, where the target offers that and this is its own server."""
+    async def forking(self) -> AsyncIterator[bool]:
+        """Each start within is a fork, where the target offers that and this is its own server; whether that is so."""
         command = self._target.server.fork
         if command is None or self._command != self._target.command():
-            yield
+            yield False
             return
         self._forks = ForkServer(
             [self._fill(text) for text in command],
@@ -121,7 +121,7 @@ class Server:
             log=self._log.with_name("fork.log"),
         )
         try:
-            yield
+            yield True
         finally:
             forks, self._forks = self._forks, None
             await self.kill()  # nobody would learn of its end
@@ -169,7 +169,10 @@ class Server:
 
         try:
             await waiting.until(
-                ready, awaited="the server to get ready", timeout_seconds=settings.ready_timeout_seconds
+                ready,
+                awaited="the server to get ready",
+                timeout_seconds=settings.ready_timeout_seconds,
+                interval_seconds=0.002,
             )
         except waiting.WaitTimeout:
             self._end_expected = True

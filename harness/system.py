@@ -22,7 +22,7 @@ from harness import coverage, node, ports, reaper, resources, steps, waiting
 from harness import history as h
 from harness.call_faults import CallFaults
 from harness.clients.author import Message, Offsets, patience_seconds
-from harness.clients.client import Dialer
+from harness.clients.client import Client, Dialer
 from harness.clients.driver import DriverReceiver, DriverSender, Program
 from harness.clients.kinds import KINDS
 from harness.clients.receiver import Receiver
@@ -213,6 +213,7 @@ class System:
             patience_seconds=self._patience_seconds,
             lies=self._run.control is not None and self._run.control.lies,
         )
+        self._cleanup.push_async_callback(self.calls.close)
         self._cleanup.push_async_callback(self.server.kill)
         await self.server.start()
         if self._run.receivers:
@@ -380,6 +381,12 @@ class System:
         """How many clients keep their links, or come back on them, while a fault acts."""
         return len(self._senders) + len(self._receivers) - (self._shaken is not None)
 
+    def hurry(self) -> None:
+        """Have every client come back at once whose link and server are there again, not when its delay has passed."""
+        for client in (*self._senders, *self._receivers):
+            if isinstance(client, Client):
+                client.hurry()
+
     async def all_online(self) -> None:
         """Wait until every client is connected that has a link."""
         for client in (*self._senders, *self._receivers):
@@ -480,6 +487,12 @@ class System:
         if self._run.role == "claim":
             return list(positions)
         return sorted({*positions[:: max(1, count // _SAMPLES)], *positions[-3:]})
+
+    def spot_checks(self, cases: Sequence[int]) -> list[int]:
+        """The first, the middle and the last of the cases, where this run goes through all; else none."""
+        if self._run.role != "claim" or self._run.only is not None:
+            return []
+        return sorted({*cases[:1], *cases[len(cases) // 2 :][:1], *cases[-1:]})
 
     def pairs(self, first: int, second: int) -> Iterator[tuple[int | None, int | None]]:
         """Which pairs of so many first and so many second faults this run goes through, in an order that is any.
@@ -608,6 +621,7 @@ class System:
         self._rows_before |= self._identities([*self._template_rows, *rows])
         self.store.copy_from(self._template)
         await self.server.start()
+        self.hurry()
         await self.all_online()
 
     def _identities(self, rows: Sequence[StoredRow]) -> set[str | None]:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -72,13 +72,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tracer:
-    """A tracer that is attached to a server; made by `attached`."""
+    """A tracer; made by `started`, and attached to a server by `attached`, once."""
 
-    def __init__(self, group: int, store: Path | None, log: Path) -> None:
-        self._group = group
-        self._process = ProcessGroup(_command(group, store), log=log, pipes=True)
+    def __init__(self, process: ProcessGroup, lines: asyncio.StreamReader) -> None:
+        self._process = process
+        self._group = 0
         self._attached, self._armed = asyncio.Event(), asyncio.Event()
-        self._over: asyncio.Task[None] | None = None
+        self._over = asyncio.create_task(self._listen(lines))
         self._refused: str | None = None
         self._records: list[Record] = []
         self._hit: int | None = None
@@ -139,15 +139,43 @@ class Tracer:
 
     # -- its life ------------------------------------------------------------------------------------------------
 
-    async def _attach(self) -> None:
-        lines = await self._process.output(_LONGEST_LINE_BYTES)
-        self._over = asyncio.create_task(self._listen(lines))
-        await self._told(self._attached, f"the tracer to attach to the process group {self._group}")
+    @classmethod
+    async def started(cls, *, store: Path | None = None, log: Path) -> Self:
+        """Start one that stands by: its start takes longer than to attach it.
 
-    async def _close(self) -> None:
-        await self._process.kill()  # this lets the server go on, too
-        if self._over is not None:
-            await self._over
+        Args:
+            store: the database file, whose files have names of their own in the records' fingerprints.
+            log: takes what a failing tracer prints.
+        """
+        process = ProcessGroup(_command(store), log=log, pipes=True)
+        return cls(process, await process.output(_LONGEST_LINE_BYTES))
+
+    @asynccontextmanager
+    async def attached(self, group: int) -> AsyncIterator[None]:
+        """Trace every process and thread of a process group, and those that they start; at the end, let go of them.
+
+        While it is attached each system call of the server takes some 0.1 ms longer, and a wait that the attaching
+        interrupts may return EINTR once.
+
+        Args:
+            group: the id of the process group.
+
+        Raises:
+            HarnessError: there is no such group, or it cannot be traced; the text is one line.
+            WaitTimeout: a thread of it does not stop.
+        """
+        try:
+            self._group = group
+            self._process.write(f"attach {group}\n".encode())
+            await self._told(self._attached, f"the tracer to attach to the process group {group}")
+            yield
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """End it; this lets the server go on, too."""
+        await self._process.kill()
+        await self._over
 
     async def _listen(self, lines: asyncio.StreamReader) -> None:
         while line := await lines.readline():
@@ -170,7 +198,6 @@ class Tracer:
 
     async def _told(self, event: asyncio.Event, awaited: str) -> None:
         """Wait for an event of the tracer, or for its end."""
-        assert self._over is not None
         told = asyncio.ensure_future(event.wait())
         try:
             await waiting.within(
@@ -184,7 +211,6 @@ class Tracer:
             raise HarnessError(self._why_over())
 
     async def _until_over(self, awaited: str, timeout_seconds: float) -> None:
-        assert self._over is not None
         await waiting.within(asyncio.shield(self._over), awaited=awaited, timeout_seconds=timeout_seconds)
         if self._process.exit_status != 0:
             raise HarnessError(self._why_over())
@@ -203,26 +229,10 @@ class Tracer:
 
 @asynccontextmanager
 async def attached(group: int, *, store: Path | None = None, log: Path) -> AsyncIterator[Tracer]:
-    """Trace every process and thread of a process group, and those that they start; at the end, let go of them.
-
-    While it is attached each system call of the server takes some 0.1 ms longer, and a wait that the attaching
-    interrupts may return EINTR once.
-
-    Args:
-        group: the id of the process group.
-        store: the database file, whose files have names of their own in the records' fingerprints.
-        log: takes what a failing tracer prints.
-
-    Raises:
-        HarnessError: there is no such group, or it cannot be traced; the text is one line.
-        WaitTimeout: a thread of it does not stop.
-    """
-    tracer = Tracer(group, store, log)
-    try:
-        await tracer._attach()
+    """A tracer that is attached to a process group until the end; see `Tracer.started` and `Tracer.attached`."""
+    tracer = await Tracer.started(store=store, log=log)
+    async with tracer.attached(group):
         yield tracer
-    finally:
-        await tracer._close()
 
 
 @functools.cache
@@ -231,9 +241,9 @@ def lack() -> str | None:
     sleeper = [sys.executable, "-I", "-S", "-c", "input()"]
     try:
         with subprocess.Popen(sleeper, stdin=subprocess.PIPE, start_new_session=True) as process:
-            command = _command(process.pid, None)
+            lines = f"attach {process.pid}\nstop\n"
             told = subprocess.run(
-                command, input="stop\n", capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+                _command(None), input=lines, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
             )
             process.kill()
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -246,6 +256,6 @@ def lack() -> str | None:
     return f"the tracer has failed: it printed {brief(told.stderr)}"
 
 
-def _command(group: int, store: Path | None) -> list[str]:
+def _command(store: Path | None) -> list[str]:
     path = str(store.resolve()) if store is not None else ""
-    return [sys.executable, "-I", "-S", "-c", _PROGRAM, str(group), path, str(Path(__file__).parent.parent)]
+    return [sys.executable, "-I", "-S", "-c", _PROGRAM, path, str(Path(__file__).parent.parent)]

@@ -1,10 +1,10 @@
 """Traces the system calls of a process group, counts those that change state, and kills or fails at one of them.
 
-A program of its own, since ptrace is bound to a thread and waits: `main`, with the process group and the path of the
-store as its arguments. It is told lines on its standard input, and tells Python literals, one a line; `harness.trace`
-speaks with it.
+A program of its own, since ptrace is bound to a thread and waits: `main`, with the path of the store as its argument.
+It is told lines on its standard input, and tells Python literals, one a line; `harness.trace` speaks with it.
 
-    told    arm WHICH ACTION FINGERPRINT    count from 1 again the calls with that fingerprint, or all if it is empty;
+    told    attach GROUP            first, once: trace that process group
+            arm WHICH ACTION FINGERPRINT    count from 1 again the calls with that fingerprint, or all if it is empty;
                                     WHICH 0 only watches. ACTION: kill, skip or an errno's name
             stop                    detach
     tells   ("attached", TASKS)     every task of the group is traced
@@ -344,12 +344,12 @@ class Tracer:
         """
         changes = self._changes()
         while self._seize_all():
-            pass
+            # What one of them was starting when it was seized is there when it has stopped, and not traced.
+            while self._awaited:
+                os.read(changes, 128)
+                self._reap()
         if not self._seized:
             raise Refused(f"no process runs in the process group {self._group}")
-        while self._awaited:
-            os.read(changes, 128)
-            self._reap()
         tell("attached", len(self._seized))
         poll = select.poll()
         poll.register(0, select.POLLIN)
@@ -605,11 +605,22 @@ def tell(*event: Any) -> None:
             return
 
 
+def _told_group() -> int:
+    """Stand by until the first line says which process group to trace; no later line is read."""
+    line = b""
+    while not line.endswith(b"\n"):
+        read = os.read(0, 1)
+        if not read:
+            os._exit(0)  # nobody is left to tell
+        line += read
+    return int(line.split()[1])
+
+
 def main() -> None:
-    """Trace the process group that the command line names, for a store that it may name."""
+    """Trace a process group, for the store that the command line may name."""
     try:
         if sys.platform != "linux":
             raise Refused(f"system calls can be traced on Linux only, and this is {sys.platform}")
-        Tracer(int(sys.argv[1]), sys.argv[2]).run()
+        Tracer(_told_group(), sys.argv[1]).run()
     except Refused as refused:
         tell("error", str(refused))

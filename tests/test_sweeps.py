@@ -185,6 +185,34 @@ async def test_every_write_of_the_store_fails_once(
 
 @TRACED
 @in_event_loop
+async def test_some_cases_are_gone_through_without_forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, the middle and the last that change the store; they have no number of their own."""
+    async with place(tmp_path, monkeypatch) as here:
+        history, found = await called(here, "ENOSPC")
+        assert of(history, h.Failed) == []
+        places = [event.place or "" for event in of(history, h.FaultBegan) if event.case is None]
+        failed = [outcome.place for outcome in found[:-1]]
+        assert places == [f"{failed[at]}, without forks" for at in (0, len(failed) // 2, len(failed) - 1)]
+        assert all(bite.seen for bite in of(history, h.Bitten))
+
+
+@TRACED
+@in_event_loop
+async def test_forks_that_are_another_server_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one with another journal: what is found of its calls is not what its target does."""
+    fork = [*(CLAIM.target.server.fork or ()), "--rollback-journal"]
+    server = msgspec.structs.replace(CLAIM.target.server, fork=fork)
+    run = msgspec.structs.replace(FORKING, target=msgspec.structs.replace(CLAIM.target, server=server))
+    async with place(tmp_path, monkeypatch) as here:
+        history, _ = await called(here, "ENOSPC", run)
+        (failed,) = of(history, h.Failed)
+        assert failed.reason.startswith(
+            "the starts by server.fork are no starts of the server: without them there is no "
+        )
+
+
+@TRACED
+@in_event_loop
 async def test_calls_of_a_recovery_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is killed when the message is written and not synced, and again in the start that follows."""
     async with place(tmp_path, monkeypatch) as here:

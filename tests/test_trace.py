@@ -593,6 +593,27 @@ def test_killed_tracer_leaves_the_server_running(tmp_path: Path) -> None:
     run(test())
 
 
+def test_tracer_stands_by_until_it_is_attached_or_closed(tmp_path: Path) -> None:
+    """Nothing is traced by it meanwhile; it ends when nobody speaks with it, too."""
+
+    async def test() -> None:
+        async with interpreter(tmp_path) as server:
+            for end in (Tracer.close, lambda standing: standing._process.close_input()):
+                standing = await Tracer.started(log=tmp_path / "tracer.log")
+                assert await server.ask("1") == "done"
+                assert not server.traced()
+                if (ending := end(standing)) is not None:
+                    await ending
+                await waiting.within(standing._process.wait(), awaited="its end", timeout_seconds=TIMEOUT_SECONDS)
+                await standing.close()
+            standing = await Tracer.started(log=tmp_path / "tracer.log")
+            async with standing.attached(server.group.pid):
+                assert server.traced()
+            assert not server.traced()
+
+    run(test())
+
+
 def test_tracer_ends_when_nobody_speaks_with_it(tmp_path: Path) -> None:
     """A tracer whose harness is gone ends by itself, and the server goes on."""
 
@@ -707,7 +728,7 @@ def test_missing_permission_is_an_error_that_says_what_it_takes(
     """A tracer that may not trace says what would permit it, and so does `lack`."""
     command = trace._command
     unprivileged = ["setpriv", "--bounding-set=-sys_ptrace"]
-    monkeypatch.setattr(trace, "_command", lambda group, store: [*unprivileged, *command(group, store)])
+    monkeypatch.setattr(trace, "_command", lambda store: [*unprivileged, *command(store)])
     text = r"^tracing process \d+ is not permitted: it takes CAP_SYS_PTRACE [^\n]*kernel\.yama\.ptrace_scope[^\n]*$"
 
     async def test() -> None:

@@ -131,6 +131,7 @@ class Client:
                 delay_seconds = min(2 * delay_seconds, RECONNECT_DELAYS_SECONDS[1])
             else:
                 record(h.Connected(time=now(), client=self.name, connection=number))
+                self._called.clear()
                 reason = await self._use(connection)
                 self.endings.append(reason)
                 record(h.Disconnected(time=now(), client=self.name, connection=number, reason=reason))
@@ -186,6 +187,11 @@ class Client:
             last_seen=lambda: last_failure(self.connect_failures),
         )
 
+    def hurry(self) -> None:
+        """Where it is on its way back, have it try at once, since the server is known to be there."""
+        if self.connection is None or not self.connection.is_open:
+            self._called.set()
+
     def disconnect(self) -> None:
         """Close its connection and stay away, until `connect`."""
         self.stay_away()
@@ -200,7 +206,7 @@ class Client:
     def connect(self) -> None:
         """Come back, and at once: who is called waits for no delay."""
         self._wanted.set()
-        self._called.set()
+        self.hurry()
 
     async def close(self) -> None:
         """End its connection and its tasks."""

@@ -4,6 +4,7 @@ A case is named by what is swept, where and at which position: `wire/up/37` is a
 `syscall/kill/9` a kill at the tenth of the server's calls, `pairs/wire-kill/12+9` one after the other.
 """
 
+from harness.clients.author import Message
 from harness.fault import Fault
 from harness.system import AnySender, System
 
@@ -11,9 +12,11 @@ TEXT = "hello"
 """What every message of a sweep says: they all have the same length."""
 
 
-async def tried(system: System, sender: AnySender, fault: Fault, case: int | str, place: str) -> None:
+async def tried(system: System, sender: AnySender, fault: Fault, case: int | str | None, place: str) -> Message:
     """Go through one case: the fault bites a message, and that is finished."""
     async with system.inject(fault, case=case, place=place) as injected:
         message = sender.post(TEXT)
         await injected.bitten(message)
+    system.hurry()
     await sender.finished(message)
+    return message

@@ -15,7 +15,7 @@ import socketio.packet
 from harness import history as h
 from harness import waiting
 from harness.clients import author as author_module
-from harness.clients import client
+from harness.clients import client as client_module
 from harness.clients.author import Message, patience_seconds
 from harness.clients.content import KINDS
 from harness.clients.sender import IN_FLIGHT, Sender
@@ -896,11 +896,11 @@ async def test_sender_that_is_told_to_stay_away_comes_back_when_it_is_called_and
         assert (await soon(alice.send())).acknowledged
         await alice.link.restore()
         await here.recorded(h.Disconnected)
-        await waiting.pause(2 * client.RECONNECT_DELAYS_SECONDS[1])
+        await waiting.pause(2 * client_module.RECONNECT_DELAYS_SECONDS[1])
         assert len(server.auths) == 1
         alice.connect()
         await alice.connected(DEADLINE_SECONDS)
-        monkeypatch.setattr(client, "RECONNECT_DELAYS_SECONDS", (NEVER_SECONDS, NEVER_SECONDS))
+        monkeypatch.setattr(client_module, "RECONNECT_DELAYS_SECONDS", (NEVER_SECONDS, NEVER_SECONDS))
         await alice.link.restore()
         await here.recorded(h.Disconnected, 2)
         alice.connect()
@@ -922,6 +922,29 @@ async def test_sender_comes_back_with_the_highest_server_offset_it_heard_of(tmp_
         await alice.link.restore()
         await alice.connected(DEADLINE_SECONDS)
         assert server.auths == [{"serverOffset": 0}, {"serverOffset": 5}]
+
+
+@in_event_loop
+async def test_sender_that_is_hurried_comes_back_before_its_delay_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: the next delay is as long as ever. While it is connected there is nothing to hurry for."""
+    monkeypatch.setattr(client_module, "RECONNECT_DELAYS_SECONDS", (NEVER_SECONDS, NEVER_SECONDS))
+    async with chatting() as server, clients(tmp_path, server.port) as here:
+        alice = await here.sender()
+        await alice.link.close()
+        await here.recorded(h.Disconnected)
+        await alice.link.restore()
+        alice.hurry()
+        await alice.connected(DEADLINE_SECONDS)
+        alice.hurry()
+        await alice.link.close()
+        await seen(lambda: alice.connection is None, "the end of its connection")
+        alice.hurry()
+        await here.recorded(h.ConnectFailed)
+        await alice.link.restore()
+        alice.hurry()
+        await alice.connected(DEADLINE_SECONDS)
 
 
 # -- idle --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ const { once } = require('node:events');
 const { createServer } = require('node:http');
 const { setTimeout: sleep } = require('node:timers/promises');
 const { Server } = require('socket.io');
+const { serveOrFork } = require('../tutorial-node/spares.js');
 const { readSwitches, timers } = require('../tutorial-node/switches.js');
 const { Chat, EVENT } = require('./chat.js');
 const { Delivery } = require('./delivery.js');
@@ -20,7 +21,9 @@ const FINISH_WRITES_MS = 2000;
 const FINISH_DELIVERY_MS = 500;
 const CLOSE_MS = 200;
 
-const { options, points } = readSwitches(['without-unique', 'without-acknowledgement', 'recovery', 'rollback-journal']);
+const { options, points } = readSwitches([
+  ...['without-unique', 'without-acknowledgement', 'recovery', 'rollback-journal', 'fork'],
+]);
 
 async function main() {
   // A write above a limit on the size of files is then an error, as on a full disk, and not the end of the process.
@@ -99,4 +102,4 @@ function fail(reason) {
   process.exit(1);
 }
 
-main();
+serveOrFork(options.fork, main);

@@ -6,11 +6,12 @@ const { createServer } = require('node:http');
 const { open } = require('sqlite');
 const { Server } = require('socket.io');
 const sqlite3 = require('sqlite3');
+const { serveOrFork } = require('./spares.js');
 const { readSwitches, timers } = require('./switches.js');
 
 const SQLITE_CONSTRAINT = 19;
 
-const { options, points } = readSwitches(['without-unique', 'without-acknowledgement', 'without-recovery']);
+const { options, points } = readSwitches(['without-unique', 'without-acknowledgement', 'without-recovery', 'fork']);
 
 async function openDatabase() {
   const db = await open({ filename: options.database, driver: sqlite3.Database });
@@ -75,4 +76,4 @@ async function main() {
   });
 }
 
-main();
+serveOrFork(options.fork, main);
