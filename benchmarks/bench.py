@@ -31,6 +31,7 @@ import socketio
 
 from harness import checker, node, ports, scenario, system, target, trace, waiting
 from harness import history as h
+from harness.forks import Forks
 from harness.install import locate
 from harness.sweeps import syscalls, wire
 from harness.toxiproxy import Toxiproxy
@@ -228,7 +229,11 @@ async def _cases_a_second(
 ) -> float:
     declared = scenario.Scenario(schedule, "wire", (), {"up": {}}, sweep=True)
     case = next(scenario.cases(declared, ["python"], [described]))
-    await system.perform(case, scenario.runs(case)[-1], toxiproxy, place, seed=0)
+    forks = Forks(place)
+    try:
+        await system.perform(case, scenario.runs(case)[-1], toxiproxy, place, seed=0, forks=forks)
+    finally:
+        await forks.close()
     history = h.History.load(place / "history.jsonl")
     assert checker.judge(history).verdict == "kept"
     # What has no number is no case: it is gone through again without forks, behind all of them.

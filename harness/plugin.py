@@ -25,6 +25,7 @@ from harness import history as h
 from harness import node, reaper, repeat, report, resources, scenario, shrink, soaking, steps, system, target
 from harness.clients.kinds import KINDS
 from harness.errors import HarnessError, TargetError, reason
+from harness.forks import Forks
 from harness.install import locate
 from harness.interrupt import Interrupts
 from harness.report import run as run_folder
@@ -185,6 +186,7 @@ class Gate:
         self._interrupts = config.stash[_INTERRUPTS]
         self._runner = asyncio.Runner()
         self._toxiproxy: Toxiproxy | None = None
+        self._forks = Forks(self.folder)
 
     # -- the plan ------------------------------------------------------------------------------------------------
 
@@ -373,7 +375,7 @@ class Gate:
             toxiproxy = await self._running_toxiproxy()
             place = folder / run.folder
             run_folder.make(place)
-            await system.perform(case, run, toxiproxy, place, seed, left)
+            await system.perform(case, run, toxiproxy, place, seed, left, forks=self._forks)
 
     async def _shrink(self, case: Case, pair: str, result: Result, folder: Path, seed: int) -> None:
         """Try simpler cases than a pair that breaks the claim, and say which is the simplest that does, too."""
@@ -382,7 +384,8 @@ class Gate:
             place = folder / "smaller" / candidate
             run_folder.make(place)
             run = msgspec.structs.replace(scenario.runs(case)[-1], only=candidate)
-            await system.perform(case, run, await self._running_toxiproxy(), place, seed, self._timeout_seconds)
+            toxiproxy = await self._running_toxiproxy()
+            await system.perform(case, run, toxiproxy, place, seed, self._timeout_seconds, forks=self._forks)
             return bool(scenario.broken_by(place))
 
         result.smallest = f"{result.replay} --case {case.space}/{await shrink.smallest(pair, breaks)}"
@@ -403,7 +406,8 @@ class Gate:
                 parameters={"senders": candidate.senders},
                 soak=Soak(math.inf, self._judged, candidate.steps),
             )
-            await system.perform(case, again, await self._running_toxiproxy(), place, seed, self._timeout_of(case))
+            toxiproxy = await self._running_toxiproxy()
+            await system.perform(case, again, toxiproxy, place, seed, self._timeout_of(case), forks=self._forks)
             shows = bool(scenario.broken_by(place) & kinds)
             self.tell(
                 f"soak:   {candidate.senders} senders, {len(candidate.steps)} steps: " + ("yes" if shows else "no")
@@ -466,6 +470,7 @@ class Gate:
 
     def close(self) -> None:
         """Stop what this process started."""
+        self._interrupts.run(self._runner, self._forks.close())
         if self._toxiproxy is not None:
             self._interrupts.run(self._runner, self._toxiproxy.stop())
         self._runner.close()

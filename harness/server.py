@@ -38,6 +38,7 @@ class Server:
         store: where faults look for rows.
         control: the control of the target whose command is used, instead of the server's own.
         patience_seconds: how long a fault waits for its evidence.
+        forks: what starts it, where the target offers that.
         moves: called when the server is to listen elsewhere; leads its clients to another port, and returns that.
     """
 
@@ -55,6 +56,7 @@ class Server:
         control: str | None,
         patience_seconds: float,
         moves: Callable[[], Awaitable[int]],
+        forks: ForkServer | None,
     ) -> None:
         self._target = target
         self._port = port
@@ -66,7 +68,7 @@ class Server:
         self._command = target.command(control)
         self._patience_seconds = patience_seconds
         self._process: ProcessGroup | None = None
-        self._forks: ForkServer | None = None
+        self._forks = forks
         self._end_expected = False
         self._log_start = 0
 
@@ -92,14 +94,15 @@ class Server:
     async def _launch(
         self, environment: Mapping[str, str], prefix: Sequence[str] = (), *, held: bool = False
     ) -> ProcessGroup:
-        self._log_start = self._log.stat().st_size if self._log.exists() else 0
+        self._log.touch()  # who is to read what the server prints may be sooner than the server
+        self._log_start = self._log.stat().st_size
         command = [self._fill(text) for text in self._command]
         try:
-            if self._forks is not None and not environment and not prefix:
-                leader = await self._forks.fork(self._log, held=held)
+            env = self._env(environment)
+            if self._forks is not None and not prefix:
+                leader = await self._forks.fork(command, env=env, log=self._log, held=held)
                 return ProcessGroup(command, log=self._log, on_exit=self._exited, leader=leader)
             command = [*prefix, *(_HELD if held else ()), *command]
-            env = self._env(environment)
             return ProcessGroup(command, cwd=self._target.folder, env=env, log=self._log, on_exit=self._exited)
         except HarnessError as error:
             raise TargetError(f"the server of {self._target.name} cannot be started: {error}") from error
@@ -107,26 +110,19 @@ class Server:
     def _env(self, more: Mapping[str, str]) -> dict[str, str]:
         return {key: self._fill(value) for key, value in {**self._target.server.env, **more}.items()}
 
-    @contextlib.asynccontextmanager
-    async def forking(self) -> AsyncIterator[bool]:
-        """Each start within is a fork, where the target offers that and this is its own server; whether that is so."""
-        command = self._target.server.fork
-        if command is None or self._command != self._target.command():
-            yield False
-            return
-        self._forks = ForkServer(
-            [self._fill(text) for text in command],
-            folder=self._target.folder,
-            env=self._env({}),
-            log=self._log.with_name("fork.log"),
-        )
+    @property
+    def forks(self) -> bool:
+        """Whether its starts are forks."""
+        return self._forks is not None
+
+    @contextlib.contextmanager
+    def from_nothing(self) -> Iterator[None]:
+        """Each start within is one of the command, whatever the target offers."""
+        forks, self._forks = self._forks, None
         try:
-            yield True
+            yield
         finally:
-            forks, self._forks = self._forks, None
-            await self.kill()  # nobody would learn of its end
-            await forks.close()
-            await self.start()
+            self._forks = forks
 
     async def _start_badly(self, prefix: Sequence[str] = (), *, ready: Callable[[], Awaitable[bool]]) -> int | None:
         """Start it where it cannot work; its exit status, or None when it runs, `ready` or not, at the deadline."""

@@ -29,6 +29,7 @@ from harness.clients.receiver import Receiver
 from harness.clients.sender import Sender
 from harness.errors import HarnessError, TargetError, reason
 from harness.fault import Fault, NotSeen
+from harness.forks import Forks
 from harness.link import Link, ReceiverLink, SenderLink
 from harness.scenario import Case, Run, Scenario, Soak, cases, seed_of
 from harness.server import Server
@@ -126,6 +127,7 @@ class System:
         recorder: of the run.
         random_numbers: of the run.
         token: of the run.
+        forks: what starts servers of targets that offer that; without it each start is one of their command.
 
     Attributes:
         server: the server, with its faults.
@@ -143,10 +145,12 @@ class System:
         recorder: h.Recorder,
         random_numbers: random.Random,
         token: str,
+        forks: Forks | None = None,
     ) -> None:
         self.target = target = run.target
         self._run = run
         self._toxiproxy = toxiproxy
+        self._forks = forks
         self._folder = folder
         self._recorder = recorder
         self._random = random_numbers
@@ -204,6 +208,7 @@ class System:
             control=self._run.server,
             patience_seconds=self._patience_seconds,
             moves=self._move,
+            forks=self._forks.of(self.target) if self._forks is not None else None,
         )
         self.calls = CallFaults(
             self.server,
@@ -717,6 +722,8 @@ async def perform(
     folder: Path,
     seed: int,
     timeout_seconds: float = SCENARIO_TIMEOUT_SECONDS,
+    *,
+    forks: Forks | None = None,
 ) -> None:
     """Do one run of a case and leave its history in `folder`, whatever happens.
 
@@ -735,6 +742,7 @@ async def perform(
             run,
             transport=case.transport,
             toxiproxy=toxiproxy,
+            forks=forks,
             folder=folder,
             recorder=recorder,
             random_numbers=random_numbers,

@@ -120,13 +120,17 @@ class Target(_Table, frozen=True, kw_only=True):
 
 def fill(text: str, *, port: int, database: Path) -> str:
     """Put a run's values in the place of `{python}`, `{node_modules}`, `{port}` and `{database}`; other braces stay."""
-    values = {
-        "{python}": sys.executable,
-        "{node_modules}": str(node.modules_folder()),
-        "{port}": str(port),
-        "{database}": str(database),
-    }
-    return put(text, values)
+    return put(text, {**of_machine(), "{port}": str(port), "{database}": str(database)})
+
+
+def of_machine() -> dict[str, str]:
+    """The placeholders that have the same value in every run, with that."""
+    return {"{python}": sys.executable, "{node_modules}": str(node.modules_folder())}
+
+
+def is_of_run(text: str) -> bool:
+    """Whether a text has placeholders for what each run has of its own."""
+    return "{port}" in text or "{database}" in text
 
 
 def put(text: str, values: Mapping[str, str]) -> str:
@@ -246,9 +250,8 @@ def _problems(target: Target) -> Iterator[str]:
     for name, command in msgspec.structs.asdict(target.controls).items():
         if command is not None:
             commands[f"controls.{name}"] = command
-    if server.fork is not None:
-        commands["server.fork"] = server.fork
-    for key, command in {**commands, "client.command": target.client.command}.items():
+    fork = {"server.fork": server.fork} if server.fork is not None else {}
+    for key, command in {**commands, **fork, "client.command": target.client.command}.items():
         if not command or not command[0]:
             yield f"key `{key}`: expected a program and its arguments, got {command}"
     for key, seconds in {
@@ -259,6 +262,9 @@ def _problems(target: Target) -> Iterator[str]:
     }.items():
         if not 0 < seconds <= _LONGEST_TIMEOUT_SECONDS:
             yield f"key `{key}`: expected seconds above 0 and up to {_LONGEST_TIMEOUT_SECONDS}, got {seconds:g}"
+    for text in server.fork or ():
+        if is_of_run(text):
+            yield f"key `server.fork`: it is told port and database with each server, and {text!r} has no place in it"
     yield from _ready_problems(server.ready)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", target.name):
         yield f"key `name`: expected letters, digits, `-`, `_` and `.`, got {target.name!r}"

@@ -504,6 +504,7 @@ class Running:
             control=control,
             patience_seconds=DEADLINE_SECONDS,
             moves=lambda: self.moves(),
+            forks=None,
         )
         self._recorder = recorder
 

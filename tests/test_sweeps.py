@@ -146,7 +146,7 @@ async def test_server_is_killed_at_every_call_by_which_it_handles_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each case is at the call that its place names, none is left out, and the last one is at none."""
-    async with place(tmp_path, monkeypatch) as here:
+    async with place(tmp_path, monkeypatch, forking=True) as here:
         history, found = await called(here, "kill")
         assert of(history, h.Failed) == []
         assert judge(history).verdict == "kept"
@@ -173,7 +173,7 @@ async def test_every_write_of_the_store_fails_once(
     error: Error, names: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And every sync with EIO; nothing else does, and each message is stored in the end."""
-    async with place(tmp_path, monkeypatch) as here:
+    async with place(tmp_path, monkeypatch, forking=True) as here:
         history, found = await called(here, error)
         assert of(history, h.Failed) == []
         assert judge(history).verdict == "kept"
@@ -187,7 +187,7 @@ async def test_every_write_of_the_store_fails_once(
 @in_event_loop
 async def test_some_cases_are_gone_through_without_forks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first, the middle and the last that change the store; they have no number of their own."""
-    async with place(tmp_path, monkeypatch) as here:
+    async with place(tmp_path, monkeypatch, forking=True) as here:
         history, found = await called(here, "ENOSPC")
         assert of(history, h.Failed) == []
         places = [event.place or "" for event in of(history, h.FaultBegan) if event.case is None]
@@ -200,10 +200,12 @@ async def test_some_cases_are_gone_through_without_forks(tmp_path: Path, monkeyp
 @in_event_loop
 async def test_forks_that_are_another_server_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here one with another journal: what is found of its calls is not what its target does."""
-    fork = [*(CLAIM.target.server.fork or ()), "--rollback-journal"]
+    serves = "lambda command: server._serve([*command[3:], '--rollback-journal'])"
+    code = f"from harness.targets.reference import __main__ as server, forks; forks.serve_forks({serves})"
+    fork = ["{python}", "-c", code]
     server = msgspec.structs.replace(CLAIM.target.server, fork=fork)
     run = msgspec.structs.replace(FORKING, target=msgspec.structs.replace(CLAIM.target, server=server))
-    async with place(tmp_path, monkeypatch) as here:
+    async with place(tmp_path, monkeypatch, forking=True) as here:
         history, _ = await called(here, "ENOSPC", run)
         (failed,) = of(history, h.Failed)
         assert failed.reason.startswith(
@@ -215,7 +217,7 @@ async def test_forks_that_are_another_server_are_an_error(tmp_path: Path, monkey
 @in_event_loop
 async def test_calls_of_a_recovery_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is killed when the message is written and not synced, and again in the start that follows."""
-    async with place(tmp_path, monkeypatch) as here:
+    async with place(tmp_path, monkeypatch, forking=True) as here:
         run = msgspec.structs.replace(FORKING, only="7")
         history = await here.run(syscalls.every_call_of_a_recovery, run, target=run.target)
         assert of(history, h.Failed) == []
@@ -238,7 +240,7 @@ async def test_one_case_is_enough_for_a_server_that_is_wrong_there(
 ) -> None:
     """That of the note which is removed too late; and any, where nothing is ever synced in time."""
     described = next(each for each in ENTRIES if each.name == entry)
-    async with place(tmp_path, monkeypatch) as here:
+    async with place(tmp_path, monkeypatch, forking=True) as here:
         run = msgspec.structs.replace(FORKING, target=load(str(described.target)))
 
         async def schedule(system: System) -> None:

@@ -23,6 +23,7 @@ from harness import system as system_module
 from harness.clients import author as author_module
 from harness.errors import TargetError
 from harness.fault import Acts, fault
+from harness.forks import Forks
 from harness.scenario import CONTROLS, Case, Run, Scenario
 from harness.system import AnySender, System, perform, preflight
 from harness.target import Target, load
@@ -49,9 +50,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Place:
     """Where runs are made: a Toxiproxy, and directories in which nothing may be left."""
 
-    def __init__(self, folder: Path, toxiproxy: Toxiproxy) -> None:
+    def __init__(self, folder: Path, toxiproxy: Toxiproxy, forks: Forks | None) -> None:
         self.folder = folder
         self.toxiproxy = toxiproxy
+        self.forks = forks
         self.target = described(folder)
         self.systems: list[System] = []
 
@@ -73,7 +75,7 @@ class Place:
 
         run = msgspec.structs.replace(run, target=target or self.target)
         case = Case(Scenario(noted, "test", (), {"": {}}, None, None), "", run.client, transport, run.target)
-        return asyncio.create_task(perform(case, run, self.toxiproxy, self.folder, seed=1))
+        return asyncio.create_task(perform(case, run, self.toxiproxy, self.folder, seed=1, forks=self.forks))
 
     @property
     def history(self) -> h.History:
@@ -96,7 +98,8 @@ class Place:
                 assert probe.connect_ex(("127.0.0.1", system._port)) != 0
         assert list(Path(tempfile.gettempdir()).iterdir()) == []
         assert [kind for kind, _ in reaper._held if kind == "directory"] == []
-        assert len([kind for kind, _ in reaper._held if kind == "group"]) == 1  # Toxiproxy's own
+        others = 1 if self.forks is None else 2  # Toxiproxy's own, and that of the program that forks
+        assert len([kind for kind, _ in reaper._held if kind == "group"]) == others
         if toxiproxy_lives:
             assert self.proxies() == {}
 
@@ -111,14 +114,19 @@ def _group_runs(group: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
-    """A place for runs."""
+async def place(folder: Path, monkeypatch: pytest.MonkeyPatch, *, forking: bool = False) -> AsyncIterator[Place]:
+    """A place for runs, whose servers are forked where their target offers that."""
     temporary, own = folder / "tmp", folder / "run"
     temporary.mkdir()
     own.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     async with toxiproxy_in(folder) as toxiproxy:
-        yield Place(own, toxiproxy)
+        forks = Forks(folder) if forking else None
+        try:
+            yield Place(own, toxiproxy, forks)
+        finally:
+            if forks is not None:
+                await forks.close()
 
 
 def of(history: h.History, kind: type[h.Event]) -> list[Any]:

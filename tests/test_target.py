@@ -33,7 +33,7 @@ name = "full-1.0_x"
 command = ["{python}", "server.py", "--port", "{port}", "--database", "{database}"]
 cwd = "../server"
 ready = "http:/health"
-fork = ["{python}", "server.py", "--fork", "--port", "{port}", "--database", "{database}"]
+fork = ["{python}", "server.py", "--fork"]
 env = { LEVEL = "debug", WHERE = "{database}" }
 ready_timeout_seconds = 30
 stop_timeout_seconds = 0.5

@@ -34,11 +34,6 @@ async def cut_and_cut(system: System) -> None:
 
 async def cut_and_kill(system: System) -> None:
     """Cut the exchange of a message after any of its bytes, and kill the server at any call when it comes again."""
-    async with system.server.forking():
-        await _cut_and_kill(system)
-
-
-async def _cut_and_kill(system: System) -> None:
     probe = await system.sender("probe", policy="persistent")
     sender = await syscalls.prepared(system)
 
@@ -74,11 +69,6 @@ async def cut_and_lock(system: System) -> None:
 
 async def kill_and_kill(system: System) -> None:
     """Kill the server at any call by which it handles a message, and at any call of the start that follows."""
-    async with system.server.forking():
-        await _kill_and_kill(system)
-
-
-async def _kill_and_kill(system: System) -> None:
     probe = await system.sender("probe", policy="persistent")
     sender = await syscalls.prepared(system)
     firsts = await syscalls.of_message(system, probe)

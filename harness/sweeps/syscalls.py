@@ -31,12 +31,11 @@ async def every_call(system: System, action: Literal["kill"] | Error) -> None:
             else system.calls.fail_at_call(chosen[case], action)
         )
 
-    async with system.server.forking() as forks:
-        sender = await prepared(system)
-        found = await of_message(system, sender)
-        chosen = found if action == "kill" else [call for call in found if fails_with(call, action)]
-        resent = await _each_on_its_own(system, sender, fault, [*map(str, chosen), "behind the last call"])
-    if forks:
+    sender = await prepared(system)
+    found = await of_message(system, sender)
+    chosen = found if action == "kill" else [call for call in found if fails_with(call, action)]
+    resent = await _each_on_its_own(system, sender, fault, [*map(str, chosen), "behind the last call"])
+    if system.server.forks:
         await _again_from_nothing(system, sender, found, fault, chosen, resent)
 
 
@@ -46,15 +45,14 @@ async def every_call_of_a_recovery(system: System) -> None:
     def fault(case: int) -> Fault:
         return system.calls.kill_in_recovery(first, chosen[case])
 
-    async with system.server.forking() as forks:
-        # A dry run kills the server, too. So that it does no harm in a control or a null its sender is none of theirs.
-        probe = await system.sender("probe", policy="persistent")
-        sender = await prepared(system)
-        found = await of_message(system, probe)
-        first = unsynced(found)
-        chosen = await of_recovery(system, probe, first)
-        resent = await _each_on_its_own(system, sender, fault, [*map(str, chosen)])
-    if forks:
+    # A dry run kills the server, too. So that it does no harm in a control or a null its sender is none of theirs.
+    probe = await system.sender("probe", policy="persistent")
+    sender = await prepared(system)
+    found = await of_message(system, probe)
+    first = unsynced(found)
+    chosen = await of_recovery(system, probe, first)
+    resent = await _each_on_its_own(system, sender, fault, [*map(str, chosen)])
+    if system.server.forks:
         await _again_from_nothing(system, sender, found, fault, chosen, resent)
 
 
@@ -138,16 +136,17 @@ async def _again_from_nothing(
     cases = system.spot_checks([case for case in resent if changes([call.fingerprint for call in chosen[case:][:1]])])
     if not cases:
         return
-    await afresh(system, sender)
-    made = addressed([await _dry_run(system, sender)])
-    if missing := [call for call in found if call not in made]:
-        raise HarnessError(f"{_NO_STARTS}: without them there is no {missing[0]} when a message is handled")
-    for case in cases:
+    with system.server.from_nothing():
         await afresh(system, sender)
-        message = await tried(system, sender, fault(case), None, f"{chosen[case]}, without forks")
-        if (message.attempts > 1) != resent[case]:
-            raise HarnessError(
-                f"{_NO_STARTS}: with them the message at {chosen[case]} was "
-                f"{'sent again' if resent[case] else 'sent once'}, without them it was not"
-            )
-    await sender.send(TEXT)
+        made = addressed([await _dry_run(system, sender)])
+        if missing := [call for call in found if call not in made]:
+            raise HarnessError(f"{_NO_STARTS}: without them there is no {missing[0]} when a message is handled")
+        for case in cases:
+            await afresh(system, sender)
+            message = await tried(system, sender, fault(case), None, f"{chosen[case]}, without forks")
+            if (message.attempts > 1) != resent[case]:
+                raise HarnessError(
+                    f"{_NO_STARTS}: with them the message at {chosen[case]} was "
+                    f"{'sent again' if resent[case] else 'sent once'}, without them it was not"
+                )
+        await sender.send(TEXT)

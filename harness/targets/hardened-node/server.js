@@ -6,7 +6,7 @@ const { once } = require('node:events');
 const { createServer } = require('node:http');
 const { setTimeout: sleep } = require('node:timers/promises');
 const { Server } = require('socket.io');
-const { serveOrFork } = require('../tutorial-node/spares.js');
+const { serveOrFork } = require('./spares.js');
 const { readSwitches, timers } = require('../tutorial-node/switches.js');
 const { Chat, EVENT } = require('./chat.js');
 const { Delivery } = require('./delivery.js');
@@ -21,14 +21,13 @@ const FINISH_WRITES_MS = 2000;
 const FINISH_DELIVERY_MS = 500;
 const CLOSE_MS = 200;
 
-const { options, points } = readSwitches([
-  ...['without-unique', 'without-acknowledgement', 'recovery', 'rollback-journal', 'fork'],
-]);
+const SWITCHES = ['without-unique', 'without-acknowledgement', 'recovery', 'rollback-journal'];
 
 async function main() {
+  const { options, points } = readSwitches(SWITCHES);
   // A write above a limit on the size of files is then an error, as on a full disk, and not the end of the process.
   process.on('SIGXFSZ', () => {});
-  const storage = openStorage();
+  const storage = openStorage(options, points);
   const http = createServer();
   const connections = track(http);
   const io = new Server(http, {
@@ -42,7 +41,7 @@ async function main() {
   const chat = new Chat(storage, delivery, points, { acknowledges: !options['without-acknowledgement'] });
   io.on('connection', (socket) => chat.connect(socket));
   const stop = stopSignal();
-  await listen(http);
+  await listen(http, options.port);
   await stop;
   http.close();
   await atMost(FINISH_WRITES_MS, chat.finish());
@@ -52,7 +51,7 @@ async function main() {
   process.exit(0);
 }
 
-function openStorage() {
+function openStorage(options, points) {
   try {
     return new Storage(options.database, {
       unique: !options['without-unique'],
@@ -77,8 +76,8 @@ function stopSignal() {
   return Promise.race(['SIGTERM', 'SIGINT'].map((signal) => once(process, signal)));
 }
 
-async function listen(http) {
-  http.listen(options.port, '127.0.0.1');
+async function listen(http, port) {
+  http.listen(port, '127.0.0.1');
   await once(http, 'listening').catch((error) => fail(error.message));
   console.log(`listening on http://127.0.0.1:${http.address().port}`);
 }
@@ -102,4 +101,4 @@ function fail(reason) {
   process.exit(1);
 }
 
-serveOrFork(options.fork, main);
+serveOrFork(main);

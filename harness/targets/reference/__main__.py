@@ -15,13 +15,22 @@ from .storage import StorageError
 _CRASH = "REFERENCE_CRASH"
 
 
+_FORK = "--fork"
+
+
 def main() -> int:
-    """Serve until told to stop.
+    """Serve until told to stop; with `--fork` and nothing else, serve in a fork for each line on standard input.
 
     Returns:
         The exit status: 0 after a graceful end, 1 when the server cannot start, 2 for wrong usage.
     """
-    options = _parser().parse_args()
+    if sys.argv[1:] == [_FORK]:
+        return serve_forks(lambda command: _serve(command[1 + command.index(__package__ or "") :]))
+    return _serve(sys.argv[1:])
+
+
+def _serve(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
     try:
         crash_after_commits = _crash_point(os.environ.get(_CRASH))
     except ValueError as error:
@@ -38,10 +47,6 @@ def main() -> int:
         ping_timeout_seconds=options.ping_timeout_seconds,
         crash_after_commits=crash_after_commits,
     )
-    return serve_forks(lambda: _serve(settings)) if options.fork else _serve(settings)
-
-
-def _serve(settings: Settings) -> int:
     try:
         asyncio.run(serve(settings))
     except (AddressError, StorageError) as error:
@@ -54,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m harness.targets.reference",
         description="A Socket.IO chat server that stores every message exactly once and in order.",
-        epilog=f"{_CRASH}=after-commit:N in the environment kills it right after the N-th message is committed.",
+        epilog=f"{_CRASH}=after-commit:N in the environment kills it right after the N-th message is committed. With "
+        f"{_FORK} and nothing else it serves once for each line on standard input, in a fork.",
     )
     parser.add_argument("--port", type=_port, required=True, help="0 lets the system choose one")
     parser.add_argument("--database", type=Path, required=True, help="an SQLite file, created when missing")
@@ -62,7 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--without-unique", action="store_true", help="store a repeated client offset again")
     parser.add_argument("--rollback-journal", action="store_true", help="SQLite's older journal, instead of a WAL")
     parser.add_argument("--without-acknowledgement", action="store_true", help="store, and acknowledge nothing")
-    parser.add_argument("--fork", action="store_true", help="serve once for each line on standard input, in a fork")
     # Fractions are advertised to the clients as 0.
     parser.add_argument("--ping-interval-seconds", type=_whole_seconds, default=25, metavar="WHOLE_SECONDS")
     parser.add_argument("--ping-timeout-seconds", type=_seconds, default=20.0, metavar="SECONDS")

@@ -6,17 +6,19 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 
-def serve_forks(serve: Callable[[], int]) -> int:
-    """Fork for each JSON line `{"log": PATH, "held": BOOLEAN}`, and tell of each child and of its end.
+def serve_forks(serve: Callable[[list[str]], int]) -> int:
+    """Fork for each JSON line, and tell of each child and of its end.
+
+    A line is `{"command": [TEXT...], "env": {NAME: TEXT}, "log": PATH, "held": BOOLEAN}`.
 
     There must be one thread, and no event loop yet.
 
     Args:
-        serve: runs in the child; returns its exit status.
+        serve: runs in the child, with what would be its command; returns its exit status.
 
     Returns:
         0, when standard input has ended.
@@ -42,13 +44,13 @@ def serve_forks(serve: Callable[[], int]) -> int:
                 if pid == 0:
                     os.close(ended)
                     os.close(wake)
-                    _become(serve, wanted["log"], held=wanted["held"])
+                    _become(serve, wanted)
                 with contextlib.suppress(PermissionError):  # it may have done so itself, and have gone on
                     os.setpgid(pid, pid)
                 _tell(pid=pid)
 
 
-def _become(serve: Callable[[], int], log: str, *, held: bool) -> NoReturn:
+def _become(serve: Callable[[list[str]], int], wanted: Mapping[str, Any]) -> NoReturn:
     """Be a server of its own: in its own process group, and with nothing of its parent's but the code."""
     status = 1
     try:
@@ -56,14 +58,15 @@ def _become(serve: Callable[[], int], log: str, *, held: bool) -> NoReturn:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        output = os.open(wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for descriptor, instead in ((0, nothing), (1, output), (2, output)):
             os.dup2(instead, descriptor)
         os.close(nothing)
         os.close(output)
-        if held:
+        os.environ.update(wanted["env"])
+        if wanted["held"]:
             os.kill(os.getpid(), signal.SIGSTOP)
-        status = serve()
+        status = serve(wanted["command"])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

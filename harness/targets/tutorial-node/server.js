@@ -6,12 +6,11 @@ const { createServer } = require('node:http');
 const { open } = require('sqlite');
 const { Server } = require('socket.io');
 const sqlite3 = require('sqlite3');
-const { serveOrFork } = require('./spares.js');
 const { readSwitches, timers } = require('./switches.js');
 
 const SQLITE_CONSTRAINT = 19;
 
-const { options, points } = readSwitches(['without-unique', 'without-acknowledgement', 'without-recovery', 'fork']);
+const { options, points } = readSwitches(['without-unique', 'without-acknowledgement', 'without-recovery']);
 
 async function openDatabase() {
   const db = await open({ filename: options.database, driver: sqlite3.Database });
@@ -76,4 +75,4 @@ async function main() {
   });
 }
 
-serveOrFork(options.fork, main);
+main();

@@ -12,17 +12,16 @@ const SPARES = 2;
 const STANDS_BY = 'CHAT_STANDS_BY';
 
 /**
- * Serves; with the option `fork` it serves once for each JSON line `{"log": PATH, "held": BOOLEAN}` on standard input, in
- * a process of its own, until standard input ends.
+ * Serves; with `--fork` and nothing else it serves once for each JSON line on standard input, in a process of its own,
+ * until standard input ends: `{"command": [TEXT...], "env": {NAME: TEXT}, "log": PATH, "held": BOOLEAN}`.
  *
- * @param {boolean} fork
- * @param {() => void} serve to be called when all of its code is loaded
+ * @param {() => void} serve to be called when all of its code is loaded; reads the command line and the environment
  */
-function serveOrFork(fork, serve) {
+function serveOrFork(serve) {
   if (process.env[STANDS_BY]) {
     standBy();
     serve();
-  } else if (fork) {
+  } else if (process.argv.slice(2).join(' ') === '--fork') {
     keepSpares();
   } else {
     serve();
@@ -64,11 +63,13 @@ function tell(event) {
 function standBy() {
   const line = readLine();
   if (line === '') process.exit(0);
-  const { log, held } = JSON.parse(line);
+  const { command, env, log, held } = JSON.parse(line);
   reopen(0, devNull, 'r');
   reopen(1, log, 'a');
   reopen(2, log, 'a');
   delete process.env[STANDS_BY];
+  Object.assign(process.env, env);
+  process.argv = [...process.argv.slice(0, 2), ...command.slice(2)];
   if (held) process.kill(process.pid, 'SIGSTOP');
 }
 
