@@ -21,6 +21,7 @@ from harness import trace, tracer, waiting
 from harness.errors import HarnessError
 from harness.process import ProcessGroup
 from harness.trace import Record, Tracer
+from tests.systems import seen
 
 TIMEOUT_SECONDS = 20.0
 # Inserts each line in a worker thread, as asyncio servers do, and answers from the main one.
@@ -507,6 +508,7 @@ def test_signals_reach_the_traced_server(tmp_path: Path) -> None:
                 server.group.send_signal(signal.SIGUSR1)
                 assert await server.answer() == "signal"
                 await server.group.pause()
+                await seen(lambda: {state(pid) for pid in server.group.pids()} <= {"T", "t"}, "a pause")
                 server.tell("1")
                 assert {state(pid) for pid in server.group.pids()} <= {"T", "t"}
                 server.group.resume()
@@ -530,7 +532,8 @@ def test_paused_server_stays_paused(tmp_path: Path) -> None:
                 assert await server.ask("1") == "done"
                 await server.group.pause()
                 assert len(await tracer.stop()) == 1
-            assert state(server.group.pid) == "T"
+            # A traced thread stands still at each of its calls, too, and `pause` cannot tell that from being stopped.
+            await seen(lambda: state(server.group.pid) == "T", "a pause")
             assert not server.traced()
             server.group.resume()
             assert await server.ask("1") == "done"
