@@ -16,13 +16,14 @@ scenarios: $(READY)
 # all shipped servers. The second runs whatever became of the first.
 node: $(READY)
 	status=0; \
-	$(VENV)/bin/pytest scenarios -n 3 --dist worksteal --client node --target hardened-node -m 'not long' -k 'not syscall' || status=$$?; \
-	$(VENV)/bin/pytest scenarios/test_guarantees.py -n 3 --dist worksteal --client python --client node \
+	$(VENV)/bin/pytest scenarios -n 4 --dist worksteal --client node --target hardened-node -m 'not long' -k 'not syscall' || status=$$?; \
+	$(VENV)/bin/pytest scenarios/test_guarantees.py -n 4 --dist worksteal --client python --client node \
 		--target reference --target tutorial-node --target hardened-node || status=$$?; \
 	exit $$status
 
 # Every byte of a message's exchange (our client over WebSocket and polling, the official one over WebSocket) and of a
-# handshake, and every system call of both servers, with a WAL and a rollback journal; a part of it is in `scenarios`.
+# handshake, every system call of both servers, with a WAL and a rollback journal, locks at any time, and pairs of faults; a
+# part of it is in `scenarios`.
 sweep: $(READY)
 	status=0; \
 	$(VENV)/bin/pytest scenarios/test_sweep.py -n 3 --dist worksteal -k 'syscall or not rollback' \

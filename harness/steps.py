@@ -133,8 +133,8 @@ def drawn(target: Target, senders: Sequence[str], programs: Sequence[str], numbe
 
     Args:
         target: which is tried.
-        senders: the names of all.
-        programs: those of them that are programs of their own; a `client` fault needs one.
+        senders: the names of those whose messages can meet any fault but that of a client.
+        programs: those that are programs of their own; a `client` fault needs one.
         numbers: what it is drawn from.
     """
     offered = [name for name, offer in FAULTS.items() if offer.needs(target)]

@@ -31,7 +31,6 @@ async def test_message_that_is_cut_at_any_byte_of_its_answer_is_stored_once(syst
     transports=["websocket"],
     clients=["python"],
     sweep=True,
-    long_over=["websocket"],
 )
 async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> None:
     """A connection that ends after any number of bytes of several messages, while others send: each is stored once."""
@@ -45,7 +44,6 @@ async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> 
     transports=["websocket"],
     clients=["python"],  # no driver tells the bytes of a handshake
     sweep=True,
-    long_over=["websocket"],
 )
 async def test_message_that_waits_for_a_handshake_which_is_cut_at_any_byte_is_stored_once(
     system: System, direction: Direction
