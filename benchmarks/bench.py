@@ -4,7 +4,8 @@
 * A whole run (system, one message, final read) against the bare floor: the same server started, one message by the
   stock client, the server stopped.
 * A case of the wire sweep against the bare floor, a plain script that emits, is cut, connects again and emits; and how
-  many cases a second the whole sweep of one message does.
+  many cases a second the whole sweep of one message does; two workers against two copies of that script.
+* Kills at a system call a second.
 * Messages a second stored exactly once without a fault, by one and by 50 senders through Toxiproxy: the reference
   server and the hardened Node server in turn, and each with and without the recording of the history.
 """
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import multiprocessing
 import os
 import random
 import signal
@@ -23,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import aiohttp
@@ -42,6 +45,7 @@ _LINEAR = 1.5
 _ROUNDS = 9
 _WIRE_ROUNDS = 5
 _WIRE_CASES = 60
+_CORES_ROUNDS = 5
 _CALL_ROUNDS = 3
 # How many, and how many messages each sends in a slice; slices for each server with and without recording.
 _SENDERS = ((1, 60), (50, 3))
@@ -54,6 +58,7 @@ def main() -> None:
     _judge()
     asyncio.run(_whole_run())
     asyncio.run(_wire())
+    _both_cores()
     asyncio.run(_system_calls())
     asyncio.run(_throughput())
 
@@ -192,6 +197,32 @@ async def _wire() -> None:
     print(f"a wire case: {ours * 1000:.1f} ms, bare floor {bare * 1000:.1f} ms, ratio {ratio:.2f}; {rate:.0f} a second")
 
 
+def _both_cores() -> None:
+    """Two workers beside two copies of the bare floor, each of them on a Toxiproxy and a server of its own."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pairs = [(sum(pool.map(_alone, [True] * 2)), sum(pool.map(_alone, [False] * 2))) for _ in range(_CORES_ROUNDS)]
+    ours, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(a / b for a, b in pairs)
+    print(f"two workers: {ours:.0f} wire cases a second, two copies of the bare floor {bare:.0f}, ratio {ratio:.2f}")
+
+
+def _alone(ours: bool) -> float:
+    """The wire cases a second of one process: by the harness, or by the plain script."""
+    return asyncio.run(_rate(ours))
+
+
+async def _rate(ours: bool) -> float:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        toxiproxy = await Toxiproxy.start(locate(), folder / "toxiproxy.log")
+        try:
+            if not ours:
+                return 1 / await _cut_bare(toxiproxy, folder / "bare.db", 4 * _WIRE_CASES)
+            return await _swept(target.load("reference"), toxiproxy, folder, lanes=4)
+        finally:
+            await toxiproxy.stop()
+
+
 async def _swept(described: target.Target, toxiproxy: Toxiproxy, place: Path, lanes: int) -> float:
     """How many cases a second the sweep upstream does, on so many links."""
 
@@ -242,7 +273,7 @@ async def _cases_a_second(
     return len(begun) / (ended[-1] - min(begun.values()))
 
 
-async def _cut_bare(toxiproxy: Toxiproxy, database: Path) -> float:
+async def _cut_bare(toxiproxy: Toxiproxy, database: Path, cases: int = _WIRE_CASES) -> float:
     """The seconds that a case takes in a plain script, with stock python-socketio and aiohttp.
 
     As little as a case can be: the limit, the message, the cut, the limit lifted, one new connection, the message
@@ -253,9 +284,9 @@ async def _cut_bare(toxiproxy: Toxiproxy, database: Path) -> float:
         toxics, url = f"{toxiproxy.url}/proxies/bare/toxics", f"http://127.0.0.1:{proxy.port}"
         client = await _connected(url)
         began = time.perf_counter()
-        for number in range(_WIRE_CASES):
+        for number in range(cases):
             client = await _one_cut(api, toxics, url, client, number)
-        seconds = (time.perf_counter() - began) / _WIRE_CASES
+        seconds = (time.perf_counter() - began) / cases
         await client.disconnect()
         await proxy.delete()
     return seconds

@@ -260,8 +260,7 @@ class SenderLink(Link):
         """
         connection = await self.sender.idle()
         try:
-            await self.restore(_limit(count, direction))
-            await self._closed(connection)
+            await self._cut_and_limit(connection, count, direction)
             message = yield None
             await waiting.pause(seconds)
             await self._require_unstored(message)
@@ -277,11 +276,9 @@ class SenderLink(Link):
         The limit goes `seconds` later, and what is open then stays open.
         """
         connection = await self.sender.connected(self._patience_seconds)
-        limited = False
+        limited = True
         try:
-            await self.restore(_limit(count, "upstream"))
-            limited = True
-            await self._closed(connection)
+            await self._cut_and_limit(connection, count, "upstream")
             await waiting.pause(seconds)
             await self._proxy.remove_toxic(_limit(count, "upstream").name)
             limited = False
@@ -293,6 +290,16 @@ class SenderLink(Link):
         finally:
             if limited:
                 await self.restore()
+
+    async def _cut_and_limit(self, connection: SeenConnection, count: int, direction: Direction) -> None:
+        """Cut a connection, and when that has ended let others come, each for so many bytes.
+
+        Until then nobody may come: where a new link is there soon enough, some clients send the poll again that was
+        cut, and do not notice.
+        """
+        await self.close()
+        await self._closed(connection)
+        await self.restore(_limit(count, direction))
 
     @fault("link")
     async def silence(self, seconds: float) -> Acts:
