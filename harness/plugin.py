@@ -416,7 +416,7 @@ class Gate:
 
         found = await soaking.smallest(taken, system.steps_of_last_part(taken), breaks)
         if found is None:
-            result.why += "; on a new system neither its last part nor the whole schedule showed that again"
+            result.why += "; on a new system neither its last part nor what came before showed that again"
             return
         path = folder / "test_smallest.py"
         soaking.write_scenario(path, found, kinds=sorted(kinds), found_by=result.replay, transport=case.transport)

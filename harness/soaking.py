@@ -24,6 +24,8 @@ SENDERS: Final = 10
 _STEP_SECONDS: Final = 30.0
 # How often a schedule that broke is tried again, to find a smaller one, and with how many senders.
 _TRIES: Final = 40
+# Where the last part alone does not do it, so many steps are tried: minutes, and not the hours of a long soak.
+_MOST_STEPS: Final = 100
 _FEW_SENDERS: Final = (1, 2, 5, 20)
 
 Breaks = Callable[[Schedule], Awaitable[bool]]
@@ -99,8 +101,8 @@ async def smallest(schedule: Schedule, part: int, breaks: Breaks) -> Schedule | 
     """
     left = schedule.steps[-part:]
     if not await breaks(Schedule(schedule.senders, left)):
-        left = schedule.steps
-        if len(left) == part or not await breaks(schedule):
+        left = schedule.steps[-_MOST_STEPS:]
+        if len(left) <= part or not await breaks(Schedule(schedule.senders, left)):
             return None
 
     async def still(few: tuple[Step, ...]) -> bool:

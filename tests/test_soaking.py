@@ -226,6 +226,23 @@ def test_whole_schedule_is_tried_where_the_last_part_is_not_enough() -> None:
     assert _numbers(smaller) == [3]
 
 
+def test_what_breaks_without_any_fault_has_no_steps() -> None:
+    """There is nothing to leave out but senders."""
+    assert found(of_numbers(0), 20, lambda _: True) == (Schedule(1, ()), 2)
+
+
+def test_of_a_long_schedule_only_the_last_steps_are_tried() -> None:
+    """Nobody waits for hours once more."""
+    tried: list[int] = []
+
+    def breaks(candidate: Schedule) -> bool:
+        tried.append(len(candidate.steps))
+        return False
+
+    assert found(of_numbers(5000), 20, breaks) == (None, 2)
+    assert tried == [20, 100]
+
+
 def test_what_does_not_break_again_is_not_made_smaller() -> None:
     """There is nothing to show then, and it is not tried often."""
     assert found(of_numbers(50), 10, lambda _: False) == (None, 2)

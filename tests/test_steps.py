@@ -98,6 +98,13 @@ def test_every_fault_can_be_written_as_a_scenario() -> None:
     assert hasattr(declared["test_smallest_schedule_of_a_soak"], scenario.ATTRIBUTE)
 
 
+def test_schedule_without_steps_is_a_scenario_too() -> None:
+    """A server can break what it claims without any fault."""
+    text = as_scenario(Schedule(2, ()))
+    ast.parse(text)
+    assert "    async with streaming(everyone) as turns:\n        pass  # it takes no fault\n" in text
+
+
 def test_step_is_written_as_a_user_would_write_it() -> None:
     """Durations scale with the target's ack timeout; who has nothing to send before does not."""
     pause = Step("bob", 2, "server.pause", {"seconds": AckTimeouts(0.4)})
