@@ -112,7 +112,7 @@ def duplicate(fates: Fates) -> Iterator[Anomaly]:
         if len(fate.rows) > 1:
             ids = ", ".join(str(fates.rows[position].id) for position in fate.rows)
             yield Anomaly("duplicate", fate.message, f"stored {len(fate.rows)} times: rows {ids}", time=fate.invoked)
-    for position, message in fates.messages.unposted_rows():
+    for position, message in fates.messages.unposted(fates.messages.stored.order):
         if fates.messages.is_judged_before(message):
             detail = f"row {fates.rows[position].id} holds a message of which a row had been read before"
             yield Anomaly("duplicate", message, detail)
@@ -148,7 +148,7 @@ def _difference(sent: str, stored: str | None) -> str:
 
 def unexpected(fates: Fates) -> Iterator[Anomaly]:
     """Stored with an identity of this run that was never posted."""
-    for position, message in fates.messages.unposted_rows():
+    for position, message in fates.messages.unposted(fates.messages.stored.order):
         if not fates.messages.is_judged_before(message):
             detail = f"row {fates.rows[position].id} holds a message that was never posted"
             yield Anomaly("unexpected", message, detail)
@@ -194,8 +194,8 @@ def repeated(fates: Fates) -> Iterator[Anomaly]:
                 detail = f"received {len(positions)} times by {receiver}"
                 yield Anomaly("repeated", fate.message, detail, receiver, fate.invoked)
     for receiver, arrivals in fates.receivers.items():
-        for message in map(fates.messages.name, arrivals.each()):
-            if message not in fates.messages and fates.messages.is_judged_before(message):
+        for _, message in fates.messages.unposted(arrivals.each()):
+            if fates.messages.is_judged_before(message):
                 yield Anomaly("repeated", message, f"received by {receiver}, which had received it before", receiver)
 
 

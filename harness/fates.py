@@ -256,9 +256,11 @@ class Messages(Mapping[str, Fate]):
         """Whether a message that is not posted here is one of a part of a soak that was judged before."""
         return h.is_among(message, self._judged_before)
 
-    def unposted_rows(self) -> Iterator[tuple[int, str]]:
-        """The positions of the rows with an identity of this run that is not posted here, and this."""
-        for position, place in enumerate(self.stored.order):
+    def unposted(self, order: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """The positions in an order of places at which an identity of this run stands that is not posted here."""
+        if not self._strangers:
+            return
+        for position, place in enumerate(order):
             if place < _FOREIGN:
                 yield position, self._stranger_names[_FOREIGN - 1 - place]
 

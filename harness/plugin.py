@@ -372,20 +372,20 @@ class Gate:
                 continue
             if self.soak is not None:
                 self.tell(f"soak: {_BEFORE_A_SOAK.get(run.role, 'it begins')}")
-            toxiproxy = await self._running_toxiproxy()
-            place = folder / run.folder
-            run_folder.make(place)
-            await system.perform(case, run, toxiproxy, place, seed, left, forks=self._forks)
+            await self._perform_run(case, run, folder / run.folder, seed, left)
+
+    async def _perform_run(self, case: Case, run: Run, place: Path, seed: int, timeout_seconds: float) -> None:
+        run_folder.make(place)
+        toxiproxy = await self._running_toxiproxy()
+        await system.perform(case, run, toxiproxy, place, seed, timeout_seconds, forks=self._forks)
 
     async def _shrink(self, case: Case, pair: str, result: Result, folder: Path, seed: int) -> None:
         """Try simpler cases than a pair that breaks the claim, and say which is the simplest that does, too."""
 
         async def breaks(candidate: str) -> bool:
             place = folder / "smaller" / candidate
-            run_folder.make(place)
             run = msgspec.structs.replace(scenario.runs(case)[-1], only=candidate)
-            toxiproxy = await self._running_toxiproxy()
-            await system.perform(case, run, toxiproxy, place, seed, self._timeout_seconds, forks=self._forks)
+            await self._perform_run(case, run, place, seed, self._timeout_seconds)
             return bool(scenario.broken_by(place))
 
         result.smallest = f"{result.replay} --case {case.space}/{await shrink.smallest(pair, breaks)}"
@@ -399,15 +399,12 @@ class Gate:
 
         async def breaks(candidate: Schedule) -> bool:
             place = folder / "smaller" / f"{next(numbers):02}"
-            run_folder.make(place)
-            *_, claim = scenario.runs(case)
-            again = msgspec.structs.replace(
-                claim,
+            run = msgspec.structs.replace(
+                scenario.runs(case)[-1],
                 parameters={"senders": candidate.senders},
                 soak=Soak(math.inf, self._judged, candidate.steps),
             )
-            toxiproxy = await self._running_toxiproxy()
-            await system.perform(case, again, toxiproxy, place, seed, self._timeout_of(case), forks=self._forks)
+            await self._perform_run(case, run, place, seed, self._timeout_of(case))
             shows = bool(scenario.broken_by(place) & kinds)
             self.tell(
                 f"soak:   {candidate.senders} senders, {len(candidate.steps)} steps: " + ("yes" if shows else "no")

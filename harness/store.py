@@ -140,20 +140,19 @@ class SQLiteStore:
         return await asyncio.to_thread(self._passed_again) if self._passed else None
 
     def _passed_again(self) -> h.Reread:
-        digest, left, first_later = _digest(), 0, None
+        digest = _digest()
         with self._reading() as database:
-            rows = self._read(database, 0)
-            for row in itertools.islice(rows, self._passed):
+            for row in itertools.islice(self._read(database, 0), self._passed):
                 _add(digest, row)
-                left += self._is_old(row)
-                first_later = first_later or (None if self._is_old(row) else row)
             if digest.digest() == self._digest.digest():
                 return h.Reread(time=0.0, before=self._passed, rows=self._passed, same=True)
-            left += sum(map(self._is_old, rows))
-        if left >= self._passed and first_later is not None:
+            rows = list(self._read(database, 0))
+        left = sum(map(self._is_old, rows))
+        later = next((row for row in rows[: self._passed] if not self._is_old(row)), None)
+        if left >= self._passed and later is not None:
             raise TargetError(
-                f"the row {first_later.id} stands among those that were there before it: a soak needs rows in the "
-                f"order in which they are stored, and the query is {self._query}"
+                f"the row {later.id} stands among those that were there before it: a soak needs rows in the order in "
+                f"which they are stored, and the query is {self._query}"
             )
         return h.Reread(time=0.0, before=self._passed, rows=min(left, self._passed), same=False)
 

@@ -24,6 +24,9 @@ async def streaming(senders: "Sequence[AnySender]") -> AsyncIterator[Turns]:
     A sender sends its next message when nothing more will be done about the one before, however long that takes: what
     is stuck by the end of the run is for the judge. Only some messages are under way at once: where a crowd hears of
     each, all of its members at once would make answers late without any fault, and sending again would keep them late.
+
+    Raises:
+        HarnessError: one of them cannot send.
     """
     turns = {sender.name: asyncio.Lock() for sender in senders}
     under_way = asyncio.Semaphore(_UNDER_WAY)
@@ -40,6 +43,8 @@ async def streaming(senders: "Sequence[AnySender]") -> AsyncIterator[Turns]:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for failure in (end for end in ends if isinstance(end, Exception)):
+        raise failure
     for sender in senders:
         sender.post()

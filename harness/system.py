@@ -553,8 +553,8 @@ class System:
         programs = [sender.name for sender in everyone if isinstance(sender, DriverSender)]
         # The harness's own program does not tell when a message leaves it, by which other faults are seen to bite.
         tells = self._kind.command is not None
-        names = [sender.name for sender in everyone if tells or not isinstance(sender, DriverSender)]
-        drawn = steps.drawn(self.target, names, programs, random.Random(self._random.getrandbits(64)))
+        others = [sender.name for sender in everyone if tells or not isinstance(sender, DriverSender)]
+        drawn = steps.drawn(self.target, others, programs, random.Random(self._random.getrandbits(64)))
         soak = self._run.soak
         if soak is None:
             yield itertools.islice(drawn, _CONTROL_STEPS)

@@ -18,6 +18,7 @@ from harness.soaking import Wish, option, smallest, wish
 from harness.steps import Schedule, Step
 from harness.streaming import TEXT, streaming
 from harness.system import System
+from tests.histories import content_of, identity, started
 from tests.runs import run
 from tests.systems import in_event_loop
 from tests.test_system import CLAIM, of, place
@@ -291,23 +292,10 @@ def test_parts_are_told_with_their_anomalies(tmp_path: Path) -> None:
         recorder.close()
         return await soaking.judged(tmp_path / name, told.append)
 
-    first = h.Started(
-        time=0.0,
-        run="r4f1c",
-        scenario="soak",
-        role="claim",
-        control=None,
-        expected=None,
-        client="python",
-        transport="websocket",
-        seed=1,
-        target="reference",
-        guarantee="exactly-once",
-        order="total",
-        receivers="none",
-    )
+    first = started(receivers="none")
     begun = h.Soaked(time=0.0, parts=2, seconds=100.0, counts={"sent": 10}, faults={"flap": 3}, sequences={"alice": 9})
-    message, content = "r4f1c-alice-0010", "r4f1c-alice-0010 r4f1c-alice-0010"
+    message = identity("alice", 10)
+    content = content_of(message)
     sent: list[h.AnyEvent] = [
         h.Invoke(time=119.0, message=message, sender="alice", sequence=10, content=content, policy="persistent"),
         h.Attempt(time=119.1, message=message, attempt=1, offset="o", connection=1),

@@ -198,7 +198,6 @@ class Author:
             message.forgotten = True
         self.messages.clear()
         self._known.clear()
-        self.connect_failures.clear()
         self._patience_seconds = patience_seconds(self._dialer)
 
     @property

@@ -208,6 +208,11 @@ class Client:
         self._wanted.set()
         self.hurry()
 
+    def forget(self) -> None:
+        """Forget how its connections ended, and how tries to connect failed."""
+        self.connect_failures.clear()
+        self.endings.clear()
+
     async def close(self) -> None:
         """End its connection and its tasks."""
         tasks = list(self._tasks)

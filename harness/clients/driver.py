@@ -243,6 +243,11 @@ class Driver:
             last_seen=lambda: last_failure(self.connect_failures),
         )
 
+    def forget(self) -> None:
+        """Forget how its connections ended, and how tries to connect failed."""
+        self.connect_failures.clear()
+        self.endings.clear()
+
     def fail(self, reason: str) -> None:
         """Say that it failed by itself."""
         self._dialer.failed(self.title, reason)
@@ -506,7 +511,7 @@ class DriverSender(Author):
         """Forget its messages, all of which are done, but for the last: late answers come of recent messages."""
         known = self.messages[-_REMEMBERED:]
         super().forget()
-        self._driver.endings.clear()
+        self._driver.forget()
         self._known = {message.id: message for message in known}
         self._attempts_before.clear()
         self._begun.clear()
@@ -658,9 +663,8 @@ class DriverReceiver:
 
     def forget(self) -> None:
         """Forget what it has heard; what it hears from now on begins with saying that it listens."""
+        self._driver.forget()
         self.messages.clear()
-        self.connect_failures.clear()
-        self.endings.clear()
         self._recorder.record(h.Receiving(time=self._recorder.now(), receiver=self.name))
 
     def _receive(self, told: p.AnyTold) -> None:

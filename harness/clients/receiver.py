@@ -49,9 +49,8 @@ class Receiver(Client):
 
     def forget(self) -> None:
         """Forget what it has heard; what it hears from now on begins with saying that it listens."""
+        super().forget()
         self.messages.clear()
-        self.connect_failures.clear()
-        self.endings.clear()
         self._recorder.record(h.Receiving(time=self._recorder.now(), receiver=self.name))
 
     def _receive(self, *arguments: object) -> None:

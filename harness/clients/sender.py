@@ -82,8 +82,8 @@ class Sender(Client, Author):
 
     def forget(self) -> None:
         """Forget its messages, and how its connections ended."""
-        super().forget()
-        self.endings.clear()
+        Author.forget(self)
+        Client.forget(self)
 
     def _hear(self, *arguments: object) -> None:
         text = arguments[0] if arguments else None

@@ -13,8 +13,6 @@ from .server import AddressError, Settings, serve
 from .storage import StorageError
 
 _CRASH = "REFERENCE_CRASH"
-
-
 _FORK = "--fork"
 
 
