@@ -82,7 +82,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where reports are written (default: reports)",
     )
     group.addoption(
-        "--case", default=None, metavar="ID", help="run this one case of a sweep, and nothing else: wire/up/37"
+        "--case",
+        default=None,
+        metavar="ID",
+        help="run this one case of a sweep, or these, and nothing else: wire/up/37, wire/up/0..71",
+    )
+    group.addoption(
+        "--shares",
+        type=repeat.count,
+        default=1,
+        metavar="N",
+        help="have each sweep run as that many scenarios, so that the workers of -n can have one each (default: 1)",
     )
     group.addoption(
         "--sweep-budget",
@@ -171,6 +181,7 @@ class Gate:
         self.targets = [target.load(option) for option in self._target_options]
         self.clients: list[str] = list(dict.fromkeys(config.getoption("--client") or [_CLIENT]))
         self.only: str | None = config.getoption("--case")
+        self.shares = _shares(config)
         self.spaces: set[str] = set()
         self.soak = _wish(config)
         budget: str = config.getoption("--sweep-budget")
@@ -230,18 +241,20 @@ class Gate:
         """What is known of a scenario, or of one repetition, before it runs."""
         file, _, name = item.nodeid.partition("::")  # relative to the root, which need not be where the user is
         here = os.path.relpath(self._config.rootpath / file, self._config.invocation_params.dir)
-        replay = ["pytest", f"{here}::{name}", *again]
+        case, options = item.case, list(again)
         if self._config.getoption("--client"):
-            replay += [word for client in self.clients for word in ("--client", client)]
-        if item.case.scenario.target is None:
-            replay += [word for option in self._target_options for word in ("--target", option)]
+            options += [word for client in self.clients for word in ("--client", client)]
+        if case.scenario.target is None:
+            options += [word for option in self._target_options for word in ("--target", option)]
         if self._toxiproxy_url is not None:
-            replay += ["--toxiproxy-url", self._toxiproxy_url]
+            options += ["--toxiproxy-url", self._toxiproxy_url]
+        replay = ["pytest", f"{here}::{name}", *options]
         if self.only is not None:
             replay += ["--case", self.only]
+        if case.share != (1, 1):
+            replay += ["--shares", str(self.shares)]
         if self.soak is not None:
             replay += ["--soak", self._config.getoption("--soak"), "--senders", str(self.soak.senders)]
-        case = item.case
         controls = {run.control.name: run.control for run in scenario.runs(case) if run.control is not None}
         return Declared(
             id=case.id,
@@ -251,6 +264,7 @@ class Gate:
             title=item.title,
             nodeid=item.nodeid,
             replay=shlex.join(replay),
+            replay_case=f"{shlex.join(['pytest', here, *options])} --case" if case.scenario.sweep else "",
             controls=list(controls),
             target=case.target.name,
             without_null=[name for name, control in controls.items() if not control.has_null],
@@ -388,7 +402,7 @@ class Gate:
             await self._perform_run(case, run, place, seed, self._timeout_seconds)
             return bool(scenario.broken_by(place))
 
-        result.smallest = f"{result.replay} --case {case.space}/{await shrink.smallest(pair, breaks)}"
+        result.smallest = f"{result.replay_case} {case.space}/{await shrink.smallest(pair, breaks)}"
 
     async def _shrink_soak(self, case: Case, result: Result, folder: Path, seed: int) -> None:
         """Try shorter schedules than the one that broke the claim, and write the shortest that does, too."""
@@ -471,6 +485,18 @@ class Gate:
         if self._toxiproxy is not None:
             self._interrupts.run(self._runner, self._toxiproxy.stop())
         self._runner.close()
+
+
+def _shares(config: pytest.Config) -> int:
+    """In how many parts each sweep is gone through.
+
+    Raises:
+        UsageError: the options make no sense.
+    """
+    shares: int = config.getoption("--shares")
+    if shares > 1 and config.getoption("--case") is not None:
+        raise pytest.UsageError("--shares is for whole sweeps, and --case for some cases of one: choose one")
+    return shares
 
 
 def _wish(config: pytest.Config) -> soaking.Wish | None:
@@ -556,7 +582,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     if declared.sweep:
         gate.spaces |= {case.space for case in scenario.cases(declared, gate.clients, gate.targets)}
     items = []
-    for case in scenario.cases(declared, gate.clients, gate.targets, gate.only):
+    for case in scenario.cases(declared, gate.clients, gate.targets, gate.only, gate.shares):
         item = ScenarioItem.from_parent(collector, name=f"{declared.item or name}[{case.id}]", case=case, title=title)
         if case.transport in declared.long_over:
             item.add_marker("long")

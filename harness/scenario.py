@@ -28,8 +28,7 @@ from harness.target import Controls, Target
 
 ATTRIBUTE = "__midemit_scenario__"
 
-# It is a part of ids, which are names of folders.
-_POSITION = re.compile(r"[0-9]+|[0-9]+\+[0-9]*|\+[0-9]+", re.ASCII)
+_POSITION = re.compile(r"[0-9]+(\.\.[0-9]+)?|[0-9]+\+[0-9]*|\+[0-9]+", re.ASCII)
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -248,7 +247,8 @@ class Case(msgspec.Struct, frozen=True):
     """One point of a scenario on a target: one pytest item.
 
     `among` tells several targets of one run apart; `only` is the position of the one case of a sweep that is asked for,
-    or both of a pair: `12+9`, or `12+` for its first fault alone.
+    of several in a row, `0..71`, or both of a pair: `12+9`, or `12+` for its first fault alone. `share` is which part
+    of how many of its sweep it is, from 1.
     """
 
     scenario: Scenario
@@ -258,13 +258,26 @@ class Case(msgspec.Struct, frozen=True):
     target: Target
     among: str = ""
     only: str | None = None
+    share: tuple[int, int] = (1, 1)
 
     @property
     def id(self) -> str:
-        """`family-variant-client-transport`, and the target where there are several; or the scenario's own label."""
+        """`family-variant-client-transport`, and the target where there are several; or the scenario's own label.
+
+        Of a share of a sweep with that: `lock-sweep-2of4-python-websocket`.
+        """
+        number, shares = self.share
+        return self._id(f"{number}of{shares}" if shares > 1 else "")
+
+    @property
+    def whole_id(self) -> str:
+        """The id of the whole, where the case is a share of it."""
+        return self._id("")
+
+    def _id(self, share: str) -> str:
         if self.scenario.label is not None:
             return self.scenario.label
-        parts = (self.scenario.family, self.variant, self.client, self.transport, self.among)
+        parts = (self.scenario.family, self.variant, share, self.client, self.transport, self.among)
         return "-".join(part for part in parts if part)
 
     @property
@@ -275,11 +288,12 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def cases(
-    declared: Scenario, clients: Sequence[str], targets: Sequence[Target], only: str | None = None
+    declared: Scenario, clients: Sequence[str], targets: Sequence[Target], only: str | None = None, shares: int = 1
 ) -> Iterator[Case]:
     """Every case of a scenario, with the clients and on the targets that the user has chosen, or those of its own.
 
-    With `only`, the id of a case of a sweep, there is none but that sweep, and it has no other.
+    With `only`, the id of a case of a sweep, there is none but that sweep, and it has no other. Of a sweep there are as
+    many as it is to have `shares`.
 
     Raises:
         TargetError: a target of its own cannot be read.
@@ -291,7 +305,8 @@ def cases(
                 for variant in declared.variants:
                     case = Case(declared, variant, client, transport, on, on.name if len(own) > 1 else "")
                     if only is None:
-                        yield case
+                        parts = shares if declared.sweep else 1
+                        yield from (msgspec.structs.replace(case, share=(n, parts)) for n in range(1, parts + 1))
                     elif declared.sweep and _POSITION.fullmatch(position := only.removeprefix(f"{case.space}/")):
                         yield msgspec.structs.replace(case, only=position)
 
@@ -367,8 +382,9 @@ class Soak(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True):
     """One run of a case: on a system of its own, with a history of its own.
 
-    `budget_seconds` is how long it may go through pairs, None for all of them, and `progress` the file that says how
-    many were tried before. Only the claim of a soak has a `soak`.
+    `space`, `only` and `share` say which cases of a sweep it goes through; see `Case`. `budget_seconds` is how long it
+    may go through pairs, None for all of them, and `progress` the file that says how many were tried before. Only the
+    claim of a soak has a `soak`.
     """
 
     role: h.Role
@@ -382,6 +398,7 @@ class Run(msgspec.Struct, frozen=True):
     receivers: bool = False
     space: str = ""
     only: str | None = None
+    share: tuple[int, int] = (1, 1)
     budget_seconds: float | None = None
     progress: Path | None = None
     soak: Soak | None = None
@@ -417,7 +434,8 @@ def runs(case: Case) -> list[Run]:
     server = _server(case.scenario, case.target, policy)
     receivers = not case.scenario.sweep and case.target.claims.receivers != "none"
     claim = Run("claim", None, policy, server, parameters, case.client, case.target, receivers=receivers)
-    return [msgspec.structs.replace(run, space=case.space, only=case.only) for run in (*planned, claim)]
+    asked = {"space": case.space, "only": case.only, "share": case.share}
+    return [msgspec.structs.replace(run, **asked) for run in (*planned, claim)]
 
 
 def _server(declared: Scenario, on: Target, policy: h.Policy) -> str | None:
@@ -432,7 +450,7 @@ def is_needless(run: Run, histories: Mapping[str, History]) -> bool:
 
 
 def seed_of(seed: int, case_id: str, run: Run) -> random.Random:
-    """The random numbers of one run: the same for the same seed, case and run, on any machine."""
+    """The random numbers of one run: the same for the same seed, case (all shares are one) and run, on any machine."""
     return random.Random(f"{seed}/{case_id}/{run.folder}")
 
 
@@ -455,7 +473,10 @@ class ControlResult(msgspec.Struct):
 
 
 class Declared(msgspec.Struct):
-    """What is known of a case before it runs; `scenario.json` in its folder."""
+    """What is known of a case before it runs; `scenario.json` in its folder.
+
+    `replay_case` replays a case of a sweep: its id is what the command lacks.
+    """
 
     id: str
     family: str
@@ -465,6 +486,7 @@ class Declared(msgspec.Struct):
     nodeid: str
     replay: str
     controls: list[str]
+    replay_case: str = ""
     without_null: list[str] = []
     target: str = ""
 
@@ -499,6 +521,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     outcomes: list[Outcome] = []
     coverage: str = ""
     smallest: str = ""
+    replay_case: str = ""
 
 
 def decide(declared: Declared, histories: Mapping[str, History], seconds: float) -> Result:
@@ -527,6 +550,7 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
         worst_delay_seconds=claim.worst_delay_seconds if claim else None,
         seconds=round(seconds, 3),
         replay=declared.replay,
+        replay_case=declared.replay_case,
         target=declared.target,
         outcomes=outcomes(histories["claim"], claim) if claim else [],
         coverage=coverage.said(histories["claim"], claim) if claim else "",

@@ -477,21 +477,29 @@ class System:
             await self._shaken.restore()
 
     def cases(self, count: int) -> list[int]:
-        """Which of so many cases of a sweep this run goes through: all, the one that is asked for, or a few.
+        """Which of so many cases of a sweep this run goes through: all, its share, or what is asked for.
+
+        Controls and nulls go through some of all, since what is asked for need not threaten anything.
 
         Raises:
             HarnessError: there is no such case.
         """
-        only, positions = self._run.only, range(count)
-        if only is not None:
-            if not only.isdecimal() or int(only) not in positions:
-                raise HarnessError(
-                    f"there is no case {self._run.space}/{only}: the last one is {self._run.space}/{count - 1}"
-                )
-            return [int(only)]
-        if self._run.role == "claim":
-            return list(positions)
-        return sorted({*positions[:: max(1, count // _SAMPLES)], *positions[-3:]})
+        positions = range(count)
+        if self._run.role != "claim":
+            return sorted({*positions[:: max(1, count // _SAMPLES)], *positions[-3:]})
+        if self._run.only is None:
+            number, shares = self._shares(count)
+            return list(positions[count * (number - 1) // shares : count * number // shares])
+        first, _, last = self._run.only.partition("..")
+        if not first.isdecimal() or int(last or first) not in positions:
+            space = self._run.space
+            raise HarnessError(f"there is no case {space}/{last or first}: the last one is {space}/{count - 1}")
+        return list(positions[int(first) : int(last or first) + 1])
+
+    def _shares(self, count: int) -> tuple[int, int]:
+        if self._run.share[1] > count:
+            raise HarnessError(f"{self._run.space} has {count} cases: that cannot be {self._run.share[1]} shares")
+        return self._run.share
 
     def spot_checks(self, cases: Sequence[int]) -> list[int]:
         """The first, the middle and the last of the cases, where this run goes through all; else none."""
@@ -502,30 +510,34 @@ class System:
     def pairs(self, first: int, second: int) -> Iterator[tuple[int | None, int | None]]:
         """Which pairs of so many first and so many second faults this run goes through, in an order that is any.
 
-        All, or as many as its budget allows, from where the runs before have ended; the one that is asked for, of
-        which None is a fault that is left out; or a few.
+        All of its share, or as many as its budget allows, from where the runs before have ended; the one that is asked
+        for, of which None is a fault that is left out; controls and nulls a few.
 
         Raises:
             HarnessError: there is no such case.
         """
-        space, size = self._run.space, first * second
+        space = self._run.space
+        number, shares = self._shares(first * second)
+        order = coverage.order(space, first * second)
+        if self._run.role != "claim":
+            yield from (divmod(pair, second) for pair in order[:_SAMPLES])
+            return
         if self._run.only is not None:
             yield self._pair(self._run.only, first, second)
             return
-        order = coverage.order(space, size)
-        if self._run.role != "claim":
-            yield from (divmod(number, second) for number in order[:_SAMPLES])
-            return
+        order = order[number - 1 :: shares]
+        size = len(order)
         begun = done = coverage.load(self._run.progress, size)
         deadline = math.inf if self._run.budget_seconds is None else time.monotonic() + self._run.budget_seconds
         try:
-            for number in order[begun:]:
+            for pair in order[begun:]:
                 if time.monotonic() >= deadline:
                     break
-                yield divmod(number, second)
+                yield divmod(pair, second)
                 done += 1
         finally:
-            swept = h.Swept(time=self._recorder.now(), space=space, size=size, begun=begun, done=done)
+            share = f"{space}, share {number} of {shares}" if shares > 1 else space
+            swept = h.Swept(time=self._recorder.now(), space=share, size=size, begun=begun, done=done)
             self._recorder.record(swept)
             coverage.save(self._run.progress, size, done)
 
@@ -734,7 +746,7 @@ async def perform(
     Raises:
         HarnessError: the history cannot be written.
     """
-    random_numbers = seed_of(seed, case.id, run)
+    random_numbers = seed_of(seed, case.whole_id, run)
     token = f"{random_numbers.getrandbits(32):08x}"
     recorder = h.Recorder(folder / "history.jsonl")
 

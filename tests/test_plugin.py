@@ -228,6 +228,31 @@ def test_one_case_of_a_sweep_is_run_by_its_id(tmp_path: Path) -> None:
     assert ran.controls("wire-up-python-websocket") == {"once": "bites"}
 
 
+def test_case_that_threatens_nothing_is_kept_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Its controls show elsewhere in the sweep what a cut can do."""
+    ran = run(tmp_path, "scenarios", "--case", "wire/down/20..22")
+    assert (ran.verdicts, ran.status) == ({"wire-down-python-websocket": "kept"}, 0), ran.output
+    assert "wire/down/20..22: acknowledged, then cut" in ran.output
+
+
+def test_shares_of_a_sweep_are_scenarios_of_their_own(tmp_path: Path) -> None:
+    """Together they have every case once; the replay command of one runs only that."""
+    ran = run(tmp_path, "scenarios/test_sweep.py", "-k", "wire-up and websocket", "--shares", "2")
+    names = ["wire-up-1of2-python-websocket", "wire-up-2of2-python-websocket"]
+    assert (ran.verdicts, ran.status) == (dict.fromkeys(names, "kept"), 0), ran.output
+    cases = [outcome["case"] for name in names for outcome in ran.scenarios[name]["outcomes"]]
+    assert cases == [f"wire/up/{position}" for position in range(len(cases))]
+    again = run(tmp_path, *shlex.split(ran.scenarios[names[1]]["replay"])[1:])
+    assert again.verdicts == {names[1]: "kept"}, again.output
+
+
+def test_shares_of_one_case_are_refused(tmp_path: Path) -> None:
+    """What is one case has no parts."""
+    ran = run(tmp_path, "scenarios", "--shares", "2", "--case", "wire/up/37")
+    assert ran.status == pytest.ExitCode.USAGE_ERROR
+    assert "--shares is for whole sweeps" in ran.output
+
+
 @pytest.mark.parametrize("case", ["wire/up", "wire/sideways/3", "nonsense"])
 def test_case_that_no_sweep_has_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     """A misspelt id is a usage error, and no run that finds nothing."""

@@ -339,8 +339,31 @@ def test_case_of_a_sweep_is_asked_for_by_its_id(client: str, transport: str, spa
     assert [run.only for run in s.runs(found)] == ["37", "37", "37"]
 
 
+def test_share_of_a_sweep_is_a_case_of_its_own() -> None:
+    """Each has a name of its own, and the random numbers of the whole; what is no sweep has no shares."""
+    sweep = s.scenario(family="lock", controls=["once"], variants={"all": {}}, transports=["websocket"], sweep=True)
+    found = list(s.cases(getattr(sweep(schedule), s.ATTRIBUTE), ["python"], [target()], shares=2))
+    assert [case.id for case in found] == ["lock-all-1of2-python-websocket", "lock-all-2of2-python-websocket"]
+    assert {case.whole_id for case in found} == {"lock-all-python-websocket"}
+    assert [[run.share for run in s.runs(case)] for case in found] == [[(1, 2)] * 3, [(2, 2)] * 3]
+    (other,) = s.cases(declared(transports=["websocket"]), ["python"], [target()], shares=2)
+    assert (other.id, other.share) == (other.whole_id, (1, 1))
+
+
 @pytest.mark.parametrize(
-    "only", ["wire/up", "wire/up/", "wire/up/-1", "wire/up/3x", "wire/sideways/3", "lock/up/3", ""]
+    "only",
+    [
+        "wire/up",
+        "wire/up/",
+        "wire/up/-1",
+        "wire/up/3x",
+        "wire/up/3..",
+        "wire/up/..3",
+        "wire/up/1+2..3",
+        "wire/sideways/3",
+        "lock/up/3",
+        "",
+    ],
 )
 def test_case_that_no_sweep_has_is_nowhere(only: str) -> None:
     """Neither a sweep that has no such place, nor a scenario that is no sweep."""

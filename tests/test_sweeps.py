@@ -93,6 +93,39 @@ async def test_one_case_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
         assert failed.reason.startswith("there is no case wire/it/5000: the last one is wire/it/1")
 
 
+@in_event_loop
+async def test_shares_of_a_sweep_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each case is in one of them; more shares than cases are an error, and so are cases behind the last."""
+    async with place(tmp_path, monkeypatch) as here:
+        positions = []
+        for share in ((1, 3), (2, 3), (3, 3)):
+            _, found = await swept(here, "upstream", msgspec.structs.replace(ALL, share=share))
+            positions += [int(outcome.case.rpartition("/")[2]) for outcome in found]
+        assert positions == list(range(len(positions)))
+        _, found = await swept(here, "upstream", msgspec.structs.replace(ALL, only="3..5"))
+        assert [outcome.case for outcome in found] == ["wire/it/3", "wire/it/4", "wire/it/5"]
+        for wrong, said in (
+            (msgspec.structs.replace(ALL, only=f"3..{len(positions)}"), f"there is no case wire/it/{len(positions)}: "),
+            (msgspec.structs.replace(ALL, share=(1, 5000)), f"wire/it has {len(positions)} cases: "),
+        ):
+            history, found = await swept(here, "upstream", wrong)
+            assert found == []
+            assert of(history, h.Failed)[0].reason.startswith(said)
+
+
+@in_event_loop
+async def test_control_goes_through_some_of_the_whole_whatever_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case that threatens nothing is no reason for a control to show nothing."""
+    async with place(tmp_path, monkeypatch) as here:
+        _, found = await swept(here, "upstream", msgspec.structs.replace(SOME, only="7"))
+        _, same = await swept(here, "upstream", msgspec.structs.replace(SOME, share=(2, 3)))
+        assert [outcome.case for outcome in found] == [outcome.case for outcome in same]
+        assert 10 <= len(found) <= 15
+        assert found[0].case == "wire/it/0"
+
+
 @pytest.mark.parametrize("direction", ["upstream", "downstream"])
 @in_event_loop
 async def test_handshake_is_cut_at_its_first_and_last_bytes(
@@ -313,6 +346,22 @@ async def test_pairs_are_tried_until_the_budget_is_used_and_then_from_there(
         expected = coverage.order("wire/it", swept.size)[: len(tried)]
         second = next(length for length in range(1, swept.size) if tried[0] == _pair(expected[0], length))
         assert tried == [_pair(number, second) for number in expected]
+
+
+@in_event_loop
+async def test_shares_of_pairs_have_no_case_in_common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes on in its own part of the order, and says so."""
+    async with place(tmp_path, monkeypatch) as here:
+        tried: list[str] = []
+        spaces = []
+        for number in (1, 2):
+            run = msgspec.structs.replace(ALL, share=(number, 2), budget_seconds=0.3, progress=tmp_path / str(number))
+            history = await here.run(pairs.cut_and_cut, run)
+            assert of(history, h.Failed) == []
+            spaces += [event.space for event in of(history, h.Swept)]
+            tried += [event.case for event in of(history, h.FaultBegan) if event.case]
+        assert spaces == ["wire/it, share 1 of 2", "wire/it, share 2 of 2"]
+        assert len(tried) == len(set(tried)) > 2
 
 
 def _pair(number: int, length: int) -> str:

@@ -57,6 +57,7 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     outcomes: list[Outcome] = []
     coverage: str = ""
     smallest: str = ""
+    replay_case: str = ""
 
     @property
     def variant(self) -> str:
@@ -137,6 +138,7 @@ def of_result(result: Result) -> ScenarioSummary:
         worst_delay_seconds=result.worst_delay_seconds,
         seconds=result.seconds,
         replay=result.replay,
+        replay_case=result.replay_case,
         repeated=result.repeated,
         target=result.target,
         outcomes=result.outcomes,

@@ -59,7 +59,7 @@ def _bad(scenario: ScenarioSummary | Result) -> list[Outcome]:
 
 
 def _replayed(scenario: ScenarioSummary | Result, bad: Outcome) -> str:
-    return f"{bad.words}: {scenario.replay} --case {bad.case}"
+    return f"{bad.words}: {scenario.replay_case} {bad.case}"
 
 
 def closing(run: RunFolder, summary: Summary) -> list[str]:

@@ -241,6 +241,7 @@ def declared(scenario: str, *, family: str = "lock", title: str = "A lock loses 
         "transport": "websocket" if scenario.endswith("websocket") else "polling",
         "nodeid": nodeid,
         "replay": f"pytest '{nodeid}' --seed 7",
+        "replay_case": f"pytest {nodeid.partition('::')[0]} --seed 7 --case",
         "controls": [],
     }
     return Declared(id=scenario, family=family, title=title, **(known | fields))

@@ -97,7 +97,7 @@ def test_a_sweep_tells_its_cases_folded_and_how_to_replay_one(tmp_path: Path) ->
         "          wire/up/0..1: cut, sent again",
         "          wire/up/2: lost",
     ]
-    assert terminal.trouble(tmp_path, broken)[-1] == f"          case: lost: {broken.replay} --case wire/up/2"
+    assert terminal.trouble(tmp_path, broken)[-1] == f"          case: lost: {broken.replay_case} wire/up/2"
 
 
 def test_a_repeated_scenario_is_one_line_and_says_how_often(tmp_path: Path) -> None:
