@@ -35,15 +35,14 @@ from harness.report.text import one_line, times
 from harness.targets.ledger import ENTRIES, Entry
 
 ROUNDS: Final = 20
-# What `make scenarios` and `make node` select, and how.
+# Everything that there is, with the sweeps for which `make scenarios` does not wait.
 _ALL: Final = ("-n", "3", "--dist", "worksteal")
-_SELECTED: Final = ("-m", "not long")
 CORRECT: Final[dict[str, tuple[str, ...]]] = {
-    "reference": _SELECTED,
-    "hardened-node": ("--client", "node", "-m", "not long"),
-    **{f"correct/{name}": _SELECTED for name in ("ack_payload", "gaps", "no_echo", "on_conflict")},
+    "reference": (),
+    "hardened-node": ("--client", "node"),
+    **{f"correct/{name}": () for name in ("ack_payload", "gaps", "no_echo", "on_conflict")},
 }
-"""The servers that are right, and what is selected for each."""
+"""The servers that are right, and the options for each."""
 
 BREAKS_NOTHING: Final = frozenset({"false_failure"})
 """The anomalies that break no claim whatever is claimed: a case shows them by reporting them."""
@@ -216,7 +215,7 @@ class Trial:
         _say(progress_of_round(ended))
 
     def _try(self, entry: Entry) -> Tried:
-        selected = (*_ALL, *_SELECTED) if self._full else ("-k", entry.case)
+        selected = _ALL if self._full else ("-k", entry.case)
         left = self._pytests.run(entry.name, f"ledger/{entry.name}", selected)
         return judge(entry, left, full=self._full)
 
