@@ -17,6 +17,8 @@ from harness.errors import HarnessError, reason
 # The kernel ends a killed process at once; only uninterruptible I/O can hold it.
 _KILL_TIMEOUT_SECONDS = 10.0
 _PROC = Path("/proc")
+# The kernel's letters for what has ended.
+_GONE = "ZX"
 
 
 class Leader(Protocol):
@@ -153,15 +155,15 @@ class ProcessGroup:
 
     async def stopped(self) -> None:
         """Wait until all of it stands still, after something has stopped it."""
-        await self._until("TtZX", "to stop after SIGSTOP")
+        await self._until(lambda: all(state in "TtZX" for state in _states(self.pid)), "to stop after SIGSTOP")
 
     async def idle(self) -> None:
-        """Wait until every thread of the group waits for something to happen; at once where there is no /proc."""
-        await self._until("SZX", "to have nothing to do")
+        """Wait until all threads of the group wait for something to happen; at once where there is no /proc."""
+        await self._until(lambda: _all_wait(self.pid), "to have nothing to do")
 
-    async def _until(self, states: str, what: str) -> None:
+    async def _until(self, condition: Callable[[], bool], what: str) -> None:
         await waiting.until(
-            lambda: all(state in states for state in _states(self.pid)),
+            condition,
             awaited=f"the process group {self.pid} {what}",
             timeout_seconds=_KILL_TIMEOUT_SECONDS,
             interval_seconds=0.001,
@@ -212,7 +214,7 @@ class ProcessGroup:
 def _alive(group: int) -> bool:
     """Whether a process of the group is left that is not a zombie: those end when somebody reaps them."""
     if _PROC.is_dir():
-        return any(_state(_PROC / str(pid)) not in "ZX" for pid in _members(group))
+        return any(_state(_PROC / str(pid)) not in _GONE for pid in _members(group))
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -233,6 +235,30 @@ def _states(group: int) -> Iterator[str]:
     for pid in _members(group):
         tasks = _PROC / str(pid) / "task"
         yield from (_state(tasks / task) for task in _listed(tasks))
+
+
+def _all_wait(group: int) -> bool:
+    """Whether all threads of a group wait at the same time: in two looks none runs, and none has run between them.
+
+    One look does not tell, as it sees one thread after the other: one that has just been seen waiting can be woken by
+    one that waits when it is seen.
+    """
+    seen = _waits(group)
+    return None not in seen.values() and _waits(group) == seen
+
+
+def _waits(group: int) -> dict[Path, str | None]:
+    """Of each thread of a group that is left how often it has begun to wait, or None while it does not."""
+    seen: dict[Path, str | None] = {}
+    for pid in _members(group):
+        tasks = _PROC / str(pid) / "task"
+        for task in _listed(tasks):
+            with contextlib.suppress(OSError):  # it has just ended
+                told = (tasks / task / "status").read_text(errors="replace")
+                state, _, rest = told.partition("\nState:\t")[2].partition("\n")
+                if state[:1] not in _GONE:
+                    seen[tasks / task] = rest.rpartition("\nvoluntary_ctxt_switches:")[2] if state[:1] == "S" else None
+    return seen
 
 
 def _listed(folder: Path) -> list[str]:

@@ -242,6 +242,39 @@ def test_pause_waits_until_everything_stands_still(tmp_path: Path, monkeypatch: 
     assert states == []
 
 
+RELAY = """
+import os, threading, time
+pipes = [os.pipe() for _ in range(3)]
+def run(own, following):
+    for _ in range(4000):
+        os.read(own, 1)
+        os.write(following, b"x")
+runners = [threading.Thread(target=run, args=(pipes[n][0], pipes[(n + 1) % 3][1])) for n in range(3)]
+for runner in runners:
+    runner.start()
+print("begun", flush=True)
+os.write(pipes[0][1], b"x")
+for runner in runners:
+    runner.join()
+print("over", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="states of threads are read in /proc")
+def test_group_is_idle_when_no_thread_has_anything_to_do(tmp_path: Path) -> None:
+    """Threads of which one runs at a time, each woken by the one before, look idle to who sees them one by one."""
+
+    async def test(shell: Shell) -> None:
+        (tmp_path / "relay.py").write_text(RELAY)
+        group = shell.start(f"exec {sys.executable} {tmp_path / 'relay.py'}")
+        await shell.printed("begun")
+        await group.idle()
+        assert "over" in shell.log.read_text()
+
+    run(tmp_path, test)
+
+
 # -- the exit ----------------------------------------------------------------------------------------------------
 
 
