@@ -13,7 +13,7 @@ from harness.errors import HarnessError
 from harness.fault import Acts, NotSeen, fault
 from harness.server import Server
 from harness.store import SQLiteStore
-from harness.trace import Tracer
+from harness.trace import Tracer, Tracers
 
 
 class CallFaults:
@@ -49,12 +49,12 @@ class CallFaults:
         self._patience_seconds = patience_seconds
         self._lies = lies
         self._commit: Call | None = None
-        self._spare: asyncio.Task[Tracer] | None = None
+        self._tracers: Tracers | None = None
 
     async def close(self) -> None:
-        """End the tracer that stands by, if one does."""
-        if self._spare is not None:
-            await (await self._spare).close()
+        """End what traces."""
+        if self._tracers is not None:
+            await self._tracers.close()
 
     async def dry_run(self, send: Callable[[], Awaitable[Message]]) -> tuple[str, ...]:
         """The calls while a message is handled to which nothing happens.
@@ -167,18 +167,12 @@ class CallFaults:
 
     @contextlib.asynccontextmanager
     async def _tracing(self) -> AsyncIterator[Tracer]:
-        """A tracer of the server; when it has ended the next one is started, before it is needed."""
+        """A tracer of the server."""
         group = self._server.group()
-        spare, self._spare = self._spare, None
-        tracer = await (spare or self._started())
-        try:
-            async with tracer.attached(group):
-                yield tracer
-        finally:
-            self._spare = asyncio.create_task(self._started())
-
-    async def _started(self) -> Tracer:
-        return await Tracer.started(store=self._store.path, log=self._log)
+        if self._tracers is None or not self._tracers.is_running:
+            self._tracers = await Tracers.started(store=self._store.path, log=self._log)
+        async with self._tracers.attached(group) as tracer:
+            yield tracer
 
     @contextlib.asynccontextmanager
     async def _starting(self) -> AsyncIterator[Tracer]:

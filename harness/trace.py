@@ -72,18 +72,30 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tracer:
-    """A tracer; made by `started`, and attached to a server by `attached`, once."""
+    """A tracer that is attached to a server; made by `Tracers.attached`.
 
-    def __init__(self, process: ProcessGroup, lines: asyncio.StreamReader) -> None:
-        self._process = process
-        self._group = 0
+    Args:
+        program: what it is told by.
+        group: the process group that it traces.
+    """
+
+    def __init__(self, program: ProcessGroup, group: int) -> None:
+        self._program = program
+        self._group = group
         self._attached, self._armed = asyncio.Event(), asyncio.Event()
-        self._over = asyncio.create_task(self._listen(lines))
+        self._over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._refused: str | None = None
         self._records: list[Record] = []
         self._hit: int | None = None
+        self.pid = 0
+        """The process that traces."""
         self.ended = False
         """Whether every process of the server has ended while it was traced, other than by this tracer."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has detached."""
+        return self._over.done()
 
     @property
     def was_hit(self) -> bool:
@@ -112,7 +124,7 @@ class Tracer:
         if which is not None and which < 1:
             raise ValueError(f"calls are counted from 1, not {which}")
         self._armed.clear()
-        self._process.write(f"arm {which or 0} {action} {fingerprint}\n".encode())
+        self._program.write(f"arm {which or 0} {action} {fingerprint}\n".encode())
         await self._told(self._armed, "the tracer to be armed")
 
     async def hit(self, timeout_seconds: float) -> Record:
@@ -133,68 +145,45 @@ class Tracer:
         Raises:
             HarnessError: the tracer has failed.
         """
-        self._process.write(b"stop\n")
+        self._program.write(b"stop\n")
         await self._until_over("the tracer to detach", _TIMEOUT_SECONDS)
         return self.records
 
-    # -- its life ------------------------------------------------------------------------------------------------
+    # -- what it tells -------------------------------------------------------------------------------------------
 
-    @classmethod
-    async def started(cls, *, store: Path | None = None, log: Path) -> Self:
-        """Start one that stands by: its start takes longer than to attach it.
-
-        Args:
-            store: the database file, whose files have names of their own in the records' fingerprints.
-            log: takes what a failing tracer prints.
-        """
-        process = ProcessGroup(_command(store), log=log, pipes=True)
-        return cls(process, await process.output(_LONGEST_LINE_BYTES))
-
-    @asynccontextmanager
-    async def attached(self, group: int) -> AsyncIterator[None]:
-        """Trace every process and thread of a process group, and those that they start; at the end, let go of them.
-
-        While it is attached each system call of the server takes some 0.1 ms longer, and a wait that the attaching
-        interrupts may return EINTR once.
-
-        Args:
-            group: the id of the process group.
+    async def attach(self) -> None:
+        """Wait until every task of the group is traced.
 
         Raises:
             HarnessError: there is no such group, or it cannot be traced; the text is one line.
             WaitTimeout: a thread of it does not stop.
         """
-        try:
-            self._group = group
-            self._process.write(f"attach {group}\n".encode())
-            await self._told(self._attached, f"the tracer to attach to the process group {group}")
-            yield
-        finally:
-            await self.close()
+        self._program.write(f"attach {self._group}\n".encode())
+        await self._told(self._attached, f"the tracer to attach to the process group {self._group}")
 
-    async def close(self) -> None:
-        """End it; this lets the server go on, too."""
-        await self._process.kill()
-        await self._over
+    def hear(self, line: bytes) -> None:
+        """Take note of a line."""
+        match ast.literal_eval(line.decode()):
+            case "attached", pid:
+                self.pid = pid
+                self._attached.set()
+            case ("armed",):
+                self._armed.set()
+            case "record", fields:
+                self._records.append(Record(**fields))
+            case "hit", ordinal:
+                self._hit = ordinal
+            case ("ended",):
+                self.ended = True
+            case "error", text:
+                self._refused = text
+            case "over", status:
+                self.end(status)
 
-    async def _listen(self, lines: asyncio.StreamReader) -> None:
-        while line := await lines.readline():
-            match ast.literal_eval(line.decode()):
-                case "attached", _:
-                    self._attached.set()
-                case ("armed",):
-                    self._armed.set()
-                case "record", fields:
-                    self._records.append(Record(**fields))
-                case "hit", ordinal:
-                    self._hit = ordinal
-                case ("ended",):
-                    self.ended = True
-                case "error", text:
-                    self._refused = text
-        # The server is let go of when the tracer has ended, after its output has.
-        await self._process.wait()
-        self._process.close_pipes()
+    def end(self, status: int) -> None:
+        """It is over, with that exit status."""
+        if not self.is_over:
+            self._over.set_result(status)
 
     async def _told(self, event: asyncio.Event, awaited: str) -> None:
         """Wait for an event of the tracer, or for its end."""
@@ -212,14 +201,14 @@ class Tracer:
 
     async def _until_over(self, awaited: str, timeout_seconds: float) -> None:
         await waiting.within(asyncio.shield(self._over), awaited=awaited, timeout_seconds=timeout_seconds)
-        if self._process.exit_status != 0:
+        if self._over.result() != 0:
             raise HarnessError(self._why_over())
 
     def _why_over(self) -> str:
         if self._refused is not None:
             return self._refused
-        if self._process.exit_status != 0:
-            return f"the tracer has failed, its log ends with {brief(self._process.last_log_lines())}"
+        if self._over.result() != 0:
+            return f"the tracer has failed, its log ends with {brief(self._program.last_log_lines())}"
         if self._hit is not None:
             return f"the tracer has detached after it hit call {self._hit}"
         if self.ended:
@@ -227,12 +216,77 @@ class Tracer:
         return "the tracer was stopped"
 
 
+class Tracers:
+    """The program that traces one server after the other; made by `started`, ended by `close`."""
+
+    def __init__(self, process: ProcessGroup, lines: asyncio.StreamReader) -> None:
+        self._process = process
+        self._tracer: Tracer | None = None
+        self._listening = asyncio.create_task(self._listen(lines))
+
+    @classmethod
+    async def started(cls, *, store: Path | None = None, log: Path) -> Self:
+        """Start it; it stands by until there is something to trace.
+
+        Args:
+            store: the database file, whose files have names of their own in the records' fingerprints.
+            log: takes what a failing tracer prints.
+        """
+        process = ProcessGroup(_command(store), log=log, pipes=True)
+        return cls(process, await process.output(_LONGEST_LINE_BYTES))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it can trace another one."""
+        return self._process.exit_status is None
+
+    @asynccontextmanager
+    async def attached(self, group: int) -> AsyncIterator[Tracer]:
+        """Trace every process and thread of a process group, and those that they start; at the end, let go of them.
+
+        While it is attached each system call of the server takes some 0.1 ms longer, and a wait that the attaching
+        interrupts may return EINTR once. Where it is still attached at the end the whole program ends: that lets the
+        server go on, whatever the tracer is doing.
+
+        Args:
+            group: the id of the process group.
+
+        Raises:
+            HarnessError: there is no such group, or it cannot be traced; the text is one line.
+            WaitTimeout: a thread of it does not stop.
+        """
+        self._tracer = tracer = Tracer(self._process, group)
+        try:
+            await tracer.attach()
+            yield tracer
+        finally:
+            if not tracer.is_over:
+                await self.close()
+
+    async def close(self) -> None:
+        """End it, and with it the tracer that is attached, if one is."""
+        await self._process.kill()
+        await self._listening
+
+    async def _listen(self, lines: asyncio.StreamReader) -> None:
+        while line := await lines.readline():
+            if self._tracer is not None:
+                self._tracer.hear(line)
+        status = await self._process.wait()
+        self._process.close_pipes()
+        if self._tracer is not None:
+            self._tracer.end(status)
+
+
 @asynccontextmanager
 async def attached(group: int, *, store: Path | None = None, log: Path) -> AsyncIterator[Tracer]:
-    """A tracer that is attached to a process group until the end; see `Tracer.started` and `Tracer.attached`."""
-    tracer = await Tracer.started(store=store, log=log)
-    async with tracer.attached(group):
-        yield tracer
+    """A tracer that is attached to a process group until the end; see `Tracers`."""
+    tracers = await Tracers.started(store=store, log=log)
+    try:
+        async with tracers.attached(group) as tracer:
+            yield tracer
+    finally:
+        await tracers.close()
 
 
 @functools.cache

@@ -1,21 +1,24 @@
 """Traces the system calls of a process group, counts those that change state, and kills or fails at one of them.
 
 A program of its own, since ptrace is bound to a thread and waits: `main`, with the path of the store as its argument.
-It is told lines on its standard input, and tells Python literals, one a line; `harness.trace` speaks with it.
+It stands by, and forks a tracer for each group that it is told, one after the other: a start takes much longer. It is
+told lines on its standard input, and tells Python literals, one a line; `harness.trace` speaks with it.
 
-    told    attach GROUP            first, once: trace that process group
+    told    attach GROUP            trace that process group, when the tracer before is over
             arm WHICH ACTION FINGERPRINT    count from 1 again the calls with that fingerprint, or all if it is empty;
                                     WHICH 0 only watches. ACTION: kill, skip or an errno's name
             stop                    detach
-    tells   ("attached", TASKS)     every task of the group is traced
+    tells   ("attached", PID)       every task of the group is traced, by that process
             ("armed",)
             ("hit", ORDINAL)        the action was done at this call
             ("record", {...})       a call since `arm`, at the end
             ("ended",)              every process of the group has ended by itself
             ("error", TEXT)
+            ("over", STATUS)        the tracer has ended, and so detached; 0 unless it has failed
 
-Its end is the detaching, whether it was told to stop, has hit or was killed: the kernel lets all tracees go on at
-once and interrupts none, while PTRACE_DETACH would first have to stop each. So it ends with its standard input, too.
+The end of a tracer is the detaching, whether it was told to stop, has hit or was killed: the kernel lets all tracees
+go on at once and interrupts none, while PTRACE_DETACH would first have to stop each. So it ends with its standard
+input, too, and with the program that has forked it.
 
 What it does not see: writes to mapped memory, calls made through io_uring, and those of 32-bit programs.
 
@@ -50,6 +53,7 @@ _ENTRY, _EXIT = 1, 2
 _WALL = 0x40000000
 
 _SIGKILL, _SIGCHLD = 9, 17
+_PR_SET_PDEATHSIG = 1
 _SYSCALL_STOP = 5 | 0x80  # SIGTRAP, marked by PTRACE_O_TRACESYSGOOD
 _STOP_SIGNALS = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU
 
@@ -350,7 +354,7 @@ class Tracer:
                 self._reap()
         if not self._seized:
             raise Refused(f"no process runs in the process group {self._group}")
-        tell("attached", len(self._seized))
+        tell("attached", os.getpid())
         poll = select.poll()
         poll.register(0, select.POLLIN)
         poll.register(changes, select.POLLIN)
@@ -375,7 +379,6 @@ class Tracer:
 
     def _changes(self) -> int:
         """A file that can be read when a tracee has stopped or ended."""
-        self._libc.signal(_SIGCHLD, None)  # SIG_DFL: whoever started this may have had it ignored, and so not sent
         signals = (ctypes.c_uint64 * 16)(1 << (_SIGCHLD - 1))
         self._libc.sigprocmask(0, signals, None)
         changes: int = self._libc.signalfd(-1, signals, os.O_CLOEXEC)
@@ -606,21 +609,36 @@ def tell(*event: Any) -> None:
 
 
 def _told_group() -> int:
-    """Stand by until the first line says which process group to trace; no later line is read."""
-    line = b""
-    while not line.endswith(b"\n"):
-        read = os.read(0, 1)
-        if not read:
-            os._exit(0)  # nobody is left to tell
-        line += read
-    return int(line.split()[1])
+    """Stand by until a line says which process group to trace; no later line is read.
+
+    What else is said is for the tracer before: it was over by then.
+    """
+    while True:
+        line = b""
+        while not line.endswith(b"\n"):
+            read = os.read(0, 1)
+            if not read:
+                os._exit(0)  # nobody is left to tell
+            line += read
+        if line.startswith(b"attach "):
+            return int(line.split()[1])
 
 
 def main() -> None:
-    """Trace a process group, for the store that the command line may name."""
+    """Trace the process groups that it is told, for the store that the command line may name."""
     try:
         if sys.platform != "linux":
             raise Refused(f"system calls can be traced on Linux only, and this is {sys.platform}")
-        Tracer(_told_group(), sys.argv[1]).run()
+        libc = ctypes.CDLL(None)
+        libc.signal(_SIGCHLD, None)  # SIG_DFL: whoever started this may have had it ignored, and so not sent
+        while True:
+            group, own = _told_group(), os.getpid()
+            tracer = os.fork()
+            if tracer == 0:
+                libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+                if os.getppid() == own:
+                    Tracer(group, sys.argv[1]).run()
+                return
+            tell("over", os.waitstatus_to_exitcode(os.waitpid(tracer, 0)[1]))
     except Refused as refused:
         tell("error", str(refused))

@@ -20,7 +20,7 @@ import pytest
 from harness import trace, tracer, waiting
 from harness.errors import HarnessError
 from harness.process import ProcessGroup
-from harness.trace import Record, Tracer
+from harness.trace import Record, Tracer, Tracers
 from tests.systems import seen
 
 TIMEOUT_SECONDS = 20.0
@@ -258,7 +258,7 @@ def test_what_appears_while_attaching_is_traced(tmp_path: Path) -> None:
             for _ in range(5):
                 async with server.attached() as tracer:
                     tracers = [state[1] for state in server.states() if state[0] not in "ZX"]
-                    assert set(tracers) == {tracer._process.pid}
+                    assert set(tracers) == {tracer.pid}
                     await tracer.stop()
                 assert not server.traced()
 
@@ -583,7 +583,7 @@ def test_killed_tracer_leaves_the_server_running(tmp_path: Path) -> None:
             await server.ask("warm")
             async with server.attached() as tracer:
                 await tracer.arm(3)
-                os.kill(tracer._process.pid, signal.SIGKILL)
+                os.kill(tracer.pid, signal.SIGKILL)
                 with pytest.raises(HarnessError, match=r"^the tracer has failed[^\n]*$"):
                     await tracer.hit(TIMEOUT_SECONDS)
                 assert not server.traced()
@@ -596,36 +596,75 @@ def test_killed_tracer_leaves_the_server_running(tmp_path: Path) -> None:
     run(test())
 
 
-def test_tracer_stands_by_until_it_is_attached_or_closed(tmp_path: Path) -> None:
+def test_program_stands_by_until_there_is_something_to_trace_or_it_is_closed(tmp_path: Path) -> None:
     """Nothing is traced by it meanwhile; it ends when nobody speaks with it, too."""
 
     async def test() -> None:
         async with interpreter(tmp_path) as server:
-            for end in (Tracer.close, lambda standing: standing._process.close_input()):
-                standing = await Tracer.started(log=tmp_path / "tracer.log")
+            for end in (Tracers.close, lambda standing: standing._process.close_input()):
+                standing = await Tracers.started(log=tmp_path / "tracer.log")
                 assert await server.ask("1") == "done"
                 assert not server.traced()
                 if (ending := end(standing)) is not None:
                     await ending
                 await waiting.within(standing._process.wait(), awaited="its end", timeout_seconds=TIMEOUT_SECONDS)
                 await standing.close()
-            standing = await Tracer.started(log=tmp_path / "tracer.log")
-            async with standing.attached(server.group.pid):
-                assert server.traced()
-            assert not server.traced()
 
     run(test())
 
 
-def test_tracer_ends_when_nobody_speaks_with_it(tmp_path: Path) -> None:
+def test_one_program_traces_one_server_after_the_other(tmp_path: Path) -> None:
+    """Each time by a process of its own; what is still said to the one before does not reach the next."""
+
+    async def test() -> None:
+        tracers = await Tracers.started(log=tmp_path / "tracer.log")
+        traced_by = set()
+        for folder in (tmp_path / "first", tmp_path / "second"):
+            async with interpreter(folder) as server, tracers.attached(server.group.pid) as tracer:
+                traced_by.add(tracer.pid)
+                await tracer.arm()
+                await server.ask("1")
+                assert fingerprints(await tracer.stop()) == ["write pipe"]
+                assert not server.traced()
+                assert fingerprints(await tracer.stop()) == ["write pipe"]
+        assert len(traced_by) == 2
+        assert tracers.is_running
+        await tracers.close()
+
+    run(test())
+
+
+def test_tracer_that_is_attached_at_the_end_lets_go_of_the_server(tmp_path: Path) -> None:
+    """That ends the whole program."""
+
+    async def test() -> None:
+        tracers = await Tracers.started(log=tmp_path / "tracer.log")
+        async with interpreter(tmp_path) as server:
+            async with tracers.attached(server.group.pid):
+                assert server.traced()
+            assert not server.traced()
+            assert await server.ask("1") == "done"
+        assert not tracers.is_running
+
+    run(test())
+
+
+def test_tracer_ends_with_its_program_and_with_who_speaks_with_it(tmp_path: Path) -> None:
     """A tracer whose harness is gone ends by itself, and the server goes on."""
 
     async def test() -> None:
-        async with interpreter(tmp_path) as server, server.attached() as tracer:
-            await tracer.arm(1)
-            tracer._process.close_input()
-            assert await waiting.within(tracer._process.wait(), awaited="its end", timeout_seconds=TIMEOUT_SECONDS) == 0
-            assert await server.ask("1") == "done"
+        for end in (
+            lambda program: program.close_input(),
+            lambda program: os.kill(program.pid, signal.SIGKILL),
+        ):
+            tracers = await Tracers.started(log=tmp_path / "tracer.log")
+            async with interpreter(tmp_path) as server:
+                async with tracers.attached(server.group.pid) as tracer:
+                    await tracer.arm(3)
+                    end(tracers._process)
+                    await waiting.within(tracers._process.wait(), awaited="its end", timeout_seconds=TIMEOUT_SECONDS)
+                    await seen(lambda server=server: not server.traced(), "the tracer to let go")
+                    assert await server.ask("1") == "done"
 
     run(test())
 
@@ -715,7 +754,7 @@ def test_traced_server_cannot_be_traced_twice(tmp_path: Path) -> None:
     async def test() -> None:
         async with interpreter(tmp_path) as server, server.attached() as tracer:
             await tracer.arm()
-            already = rf"^process \d+ is traced by process {tracer._process.pid} already$"
+            already = rf"^process \d+ is traced by process {tracer.pid} already$"
             with pytest.raises(HarnessError, match=already):
                 await attach(server.group.pid, tmp_path)
             await server.ask("1")

@@ -22,13 +22,14 @@ def main() -> int:
     Returns:
         The exit status: 0 after a graceful end, 1 when the server cannot start, 2 for wrong usage.
     """
+    parser = _parser()  # before the forks: it takes a tenth of a start
     if sys.argv[1:] == [_FORK]:
-        return serve_forks(lambda command: _serve(command[1 + command.index(__package__ or "") :]))
-    return _serve(sys.argv[1:])
+        return serve_forks(lambda command: _serve(parser, command[1 + command.index(__package__ or "") :]))
+    return _serve(parser, sys.argv[1:])
 
 
-def _serve(arguments: list[str]) -> int:
-    options = _parser().parse_args(arguments)
+def _serve(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
+    options = parser.parse_args(arguments)
     try:
         crash_after_commits = _crash_point(os.environ.get(_CRASH))
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Forks a server for each line on standard input: what takes long in a start, loading code, happens once."""
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -27,6 +28,7 @@ def serve_forks(serve: Callable[[list[str]], int]) -> int:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    gc.freeze()  # a collection in a fork would touch, and so copy, all that was loaded
     unread = b""
     while True:
         ready, _, _ = select.select([0, ended], [], [])

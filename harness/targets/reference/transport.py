@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import engineio.async_drivers.aiohttp  # else the first server that is made would load it, and each fork is the first
 import engineio.async_socket
 import engineio.payload
 import socketio
