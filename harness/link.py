@@ -72,8 +72,12 @@ def _held(*, stored: bool) -> str:
     return "held the message" if stored else "did not hold the message"
 
 
-def _hold(direction: Direction) -> Toxic:
-    return Toxic(f"hold_{direction}", "bandwidth", direction, {"rate": 0})
+def _hold(direction: Direction, rate: int = 0) -> Toxic:
+    return Toxic(f"hold_{direction}", "bandwidth", direction, {"rate": rate})
+
+
+# As if it were not there: a rate in KB a second, a limit in bytes.
+_FREE = 2**30
 
 
 def _limit(count: int, direction: Direction) -> Toxic:
@@ -108,22 +112,24 @@ class SenderLink(Link):
 
     @fault("link")
     async def cut_after(self, count: int, direction: Direction) -> Acts:
-        """Close each connection after exactly `count` more bytes in that direction, and refuse new ones then."""
+        """Close the connection after exactly `count` bytes of the message, or of what comes back of it.
+
+        Its sender does not come back before the end.
+        """
         connection = await self.sender.idle(downstream=direction == "downstream")
-        try:
-            await self._proxy.add_toxic(*_limit(count, direction))
+        if direction == "upstream":
+            async with self._limited_message(connection, count) as cut:
+                message = yield None
+                await cut(message)
+                yield f"{connection.cut} was cut after {_bytes(count)} upstream with {_open(message)}, and no row"
+            return
+        async with self._limited(connection, count, direction) as cut_answer:
             message = yield None
-            await self._closed(connection)
-            await self.close()  # so that no reconnect sneaks in
-            if direction == "downstream":
-                await self._store.wait_for(message)
-            else:
-                await self._require_unstored(message)
+            await cut_answer()
+            await self._store.wait_for(message)
             _require_unanswered(message, "the link was cut")
-            where = f"{connection.cut} was cut after {_bytes(count)} {direction}"
-            yield f"{where} with {_open(message)}, {_row(direction)}"
-        finally:
-            await self.restore()
+            where = f"{connection.cut} was cut after {_bytes(count)} downstream"
+            yield f"{where} with {_open(message)}, and its row is there"
 
     @fault("link")
     async def cut_at(self, direction: Direction, shortest: int, longest: int, count: int = 0, before: int = 0) -> Acts:
@@ -154,18 +160,24 @@ class SenderLink(Link):
 
     @fault("link")
     async def cut_twice(self, first: int = 0, second: int = 0) -> Acts:
-        """Close the connection after `first` more bytes upstream, and the way back after `second`; the next passes."""
+        """Close the connection after `first` more bytes upstream, and the way back after `second`; the next passes.
+
+        Between the two cuts there is no row of the message: it has to be longer than the first.
+        """
         connection = await self.sender.idle(downstream=True)
         try:
-            await self._proxy.add_toxic(*_limit(first, "upstream"))
-            message = yield None
-            await self._closed(connection)
-            await self.restore(_limit(second, "upstream"))
+            with self._away() as obeys:
+                await self._proxy.add_toxic(*_limit(first, "upstream"))
+                message = yield None
+                await self._cut(connection, obeys=obeys)
+                await self._require_unstored(message)
+                await self.restore(_limit(second, "upstream"))
             await self._first(self._failed_try(), self._next_closed(), self._over(message))
+            unstored = f"{connection.cut} was cut after {_bytes(first)} upstream, no row was there"
             if message.done.is_set():
-                yield f"nothing was cut a second time: the way back and the message had less than {_bytes(second)}"
+                yield f"{unstored}, and nothing was cut again: the way back and the message had no {_bytes(second)}"
                 return
-            yield f"{connection.cut} was cut after {_bytes(first)} upstream, and the way back after {_bytes(second)}"
+            yield f"{unstored}, and the way back was cut after {_bytes(second)}"
         finally:
             await self.restore()
 
@@ -185,7 +197,8 @@ class SenderLink(Link):
     async def lock_and_cut(self, taken: Phase, seconds: float = 0, cut: Cut = "never") -> Acts:
         """Have somebody lock the store before, during or after the insert of the message, for `seconds`.
 
-        And cut the connection: while it is locked, or when it is locked no more.
+        During it is when the message has left its sender, and before the link lets it through. And cut the connection:
+        while it is locked, or when it is locked no more.
         """
         await self.sender.idle()
         async with contextlib.AsyncExitStack() as healing:
@@ -193,12 +206,18 @@ class SenderLink(Link):
             held = await healing.enter_async_context(contextlib.AsyncExitStack())
             if taken == "before":
                 rows = await held.enter_async_context(self._store.locked())
+            if taken == "during":
+                await self.hold("upstream")
             message = yield None
             await message.first_attempt(self._patience_seconds)
             if taken == "after":
                 await self._store.wait_for(message)
+            if taken == "during":
+                await self.sender.left(message)
             if taken != "before":
                 rows = await held.enter_async_context(self._store.locked())
+            if taken == "during":
+                await self.let_go("upstream")
             await waiting.pause(seconds)
             stored = self._store.is_in(await asyncio.to_thread(rows), message)
             if cut == "under":
@@ -206,7 +225,7 @@ class SenderLink(Link):
             await held.aclose()
             if cut == "behind":
                 await self.close()
-            if stored is (taken == "before") and taken != "during":
+            if stored is not (taken == "after"):
                 raise NotSeen(f"the store was locked {taken} the insert, and it {_held(stored=stored)}")
             where = f"locked {taken} the insert for {seconds:g} s, when it {_held(stored=stored)}"
             yield f"the store was {where}" + (f"; the connection was cut {_CUT[cut]}" if cut != "never" else "")
@@ -220,15 +239,10 @@ class SenderLink(Link):
         connection = await self.sender.idle()
         length = connection.last_unit_bytes
         count = min(max(round(at * length), 1), length - 1)
-        try:
-            await self._proxy.add_toxic(*_limit(count, "upstream"))
+        async with self._limited_message(connection, count) as cut:
             message = yield None
-            await self._closed(connection)
-            await self.close()  # so that no reconnect sneaks in
-            await self._require_unstored(message)
+            await cut(message)
             yield f"{connection.cut} was cut after {count} of {length} bytes with {_open(message)}, and no row"
-        finally:
-            await self.restore()
 
     @fault("link")
     async def cut_long_frames(self, count: int, times: int) -> Acts:
@@ -479,9 +493,7 @@ class SenderLink(Link):
         with self._away() as obeys:
 
             async def cut() -> None:
-                await self._closed(connection)
-                if not obeys:
-                    await self.close()  # so that no reconnect sneaks in
+                await self._cut(connection, obeys=obeys)
 
             try:
                 await self._proxy.add_toxic(*limit)
@@ -492,6 +504,55 @@ class SenderLink(Link):
                     await self._proxy.remove_toxic(limit.name)
                 else:
                     await self.restore()
+
+    @contextlib.asynccontextmanager
+    async def _limited_message(
+        self, connection: SeenConnection, count: int
+    ) -> AsyncIterator[Callable[[Message], Awaitable[None]]]:
+        """Have a connection cut behind `count` bytes of a message; gives a wait for that, and that it has no row.
+
+        The link holds the message before its limit is set. Over polling nothing tells when the poll that was sent
+        before it has got through, which else would be counted in its place; it may be cut as well, on its own TCP
+        connection.
+        """
+
+        async def cut(message: Message) -> None:
+            await self.sender.left(message)
+            await self._proxy.change_toxic(_limit(count, "upstream"))
+            # Not removed: that can block Toxiproxy for 5 s, as behind the limit nobody takes what is left.
+            await self._proxy.change_toxic(_hold("upstream", rate=_FREE))
+            await self._cut(connection, obeys=obeys)
+            await self._require_unstored(message)
+
+        with self._away() as obeys:
+            try:
+                await self.hold("upstream")
+                # Behind what holds: to be added later it would let go of the message, which would pass it by.
+                await self._proxy.add_toxic(*_limit(_FREE, "upstream"))
+                yield cut
+            finally:
+                await self.restore()
+
+    async def _cut(self, connection: SeenConnection, *, obeys: bool) -> None:
+        """Wait until a connection was cut; a sender that may come back by itself is refused, and has not been back.
+
+        That is so when a try to connect was refused, and no connection has ended before it: what it tells has an order.
+
+        Raises:
+            NotSeen: it has come back before it could be refused.
+        """
+        await self._closed(connection)
+        if obeys:
+            return
+        failures, endings = len(self.sender.connect_failures), len(self.sender.endings)
+        await self.close()
+        await waiting.until(
+            lambda: any(map(_is_refusal, self.sender.connect_failures[failures:])),
+            awaited=f"{self.name} to be refused",
+            timeout_seconds=self._patience_seconds,
+        )
+        if len(self.sender.endings) > endings:
+            raise NotSeen(f"{self.name} came back before it was refused")
 
     async def refresh(self, *toxics: Toxic) -> None:
         """Close the connection, and wait for the next, whose heartbeats begin anew; with these toxics, if any.

@@ -213,13 +213,11 @@ class ProcessGroup:
 
 def _alive(group: int) -> bool:
     """Whether a process of the group is left that is not a zombie: those end when somebody reaps them."""
-    if _PROC.is_dir():
-        return any(_state(_PROC / str(pid)) not in _GONE for pid in _members(group))
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
         return False
-    return True
+    return not _PROC.is_dir() or any(_state(_PROC / str(pid)) not in _GONE for pid in _members(group))
 
 
 def _members(group: int) -> Iterator[int]:

@@ -605,17 +605,15 @@ def _is_free(port: int) -> bool:
 
 
 async def _accepts(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    # Where nobody listens, and the port lies in the range of outgoing connections, one of these can be given the port
-    # that it calls: TCP then connects it with itself.
-    by_another = writer.get_extra_info("sockname") != writer.get_extra_info("peername")
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return bool(by_another)
+    with socket.socket() as probe:
+        probe.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(probe, ("127.0.0.1", port))
+        except OSError:
+            return False
+        # Where nobody listens, and the port lies in the range of outgoing connections, one of these can be given the
+        # port that it calls: TCP then connects it with itself.
+        return bool(probe.getsockname() != probe.getpeername())
 
 
 def _answers(url: str) -> bool:

@@ -634,14 +634,26 @@ class System:
         """
         assert self._template is not None
         await self._settle()
-        await self.server.kill()
-        rows = await self._new_rows()
-        self._record(rows)
-        self._rows_before |= self._identities([*self._template_rows, *rows])
-        self.store.copy_from(self._template)
-        await self.server.start()
-        self.hurry()
+        with self._away():
+            await self.server.kill()
+            rows = await self._new_rows()
+            self._record(rows)
+            self._rows_before |= self._identities([*self._template_rows, *rows])
+            self.store.copy_from(self._template)
+            await self.server.start()
         await self.all_online()
+
+    @contextlib.contextmanager
+    def _away(self) -> Iterator[None]:
+        """Have every client that does as it is told not come back in the scope, where it would try in vain."""
+        clients = [client for client in (*self._senders, *self._receivers) if isinstance(client, Client)]
+        for client in clients:
+            client.stay_away()
+        try:
+            yield
+        finally:
+            for client in clients:
+                client.connect()
 
     def _identities(self, rows: Sequence[StoredRow]) -> set[str | None]:
         return {h.identity_in(self._token, row.content, row.client_offset) for row in rows}

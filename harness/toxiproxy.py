@@ -545,6 +545,16 @@ class Proxy:
         toxic = _toxic(name, kind, stream, attributes)
         await self._change(f"add the toxic {name!r}", lambda: self._add_toxic(toxic))
 
+    async def change_toxic(self, wanted: Toxic) -> None:
+        """Give a toxic other attributes, on the connections that are open, too; they keep what they hold.
+
+        Raises:
+            HarnessError: Toxiproxy knows no such toxic, would misunderstand it, or crash.
+            ToxiproxyError: there is no such toxic, or the server does not have it as it was asked for.
+        """
+        toxic = _toxic(*wanted)
+        await self._change(f"change the toxic {wanted.name!r}", lambda: self._change_toxic(toxic))
+
     async def remove_toxic(self, name: str) -> None:
         """Remove a toxic.
 
@@ -645,7 +655,13 @@ class Proxy:
         self._compare(APIConsumer.post(f"/proxies/{self.name}", json={"enabled": enabled}))
 
     def _add_toxic(self, toxic: dict[str, Any]) -> None:
-        made = APIConsumer.post(f"/proxies/{self.name}/toxics", json=toxic).json()
+        self._have_toxic(toxic, "", toxic)
+
+    def _change_toxic(self, toxic: dict[str, Any]) -> None:
+        self._have_toxic(toxic, f"/{toxic['name']}", {"attributes": toxic["attributes"]})
+
+    def _have_toxic(self, toxic: dict[str, Any], where: str, said: dict[str, Any]) -> None:
+        made = APIConsumer.post(f"/proxies/{self.name}/toxics{where}", json=said).json()
         self._toxics[toxic["name"]] = toxic
         if made != toxic:
             raise ToxiproxyError(f"the server reports the toxic {made} instead of {toxic}")

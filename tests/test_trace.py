@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import fcntl
+import functools
 import os
 import re
 import shutil
@@ -175,6 +176,11 @@ async def done(server: Server, *lines: str) -> tuple[Record, ...]:
             assert await server.ask(line) == "done"
         records = await tracer.stop()
     return tuple(record for record in records if record.fingerprint != "write pipe" or record.length != len("done\n"))
+
+
+def untraced(server: Server) -> bool:
+    """Whether nobody traces it."""
+    return not server.traced()
 
 
 def last(records: tuple[Record, ...], call: str, length: int | None = None) -> int:
@@ -653,18 +659,17 @@ def test_tracer_ends_with_its_program_and_with_who_speaks_with_it(tmp_path: Path
     """A tracer whose harness is gone ends by itself, and the server goes on."""
 
     async def test() -> None:
-        for end in (
-            lambda program: program.close_input(),
-            lambda program: os.kill(program.pid, signal.SIGKILL),
-        ):
+        def killed(program: ProcessGroup) -> None:
+            os.kill(program.pid, signal.SIGKILL)
+
+        for end in (ProcessGroup.close_input, killed):
             tracers = await Tracers.started(log=tmp_path / "tracer.log")
-            async with interpreter(tmp_path) as server:
-                async with tracers.attached(server.group.pid) as tracer:
-                    await tracer.arm(3)
-                    end(tracers._process)
-                    await waiting.within(tracers._process.wait(), awaited="its end", timeout_seconds=TIMEOUT_SECONDS)
-                    await seen(lambda server=server: not server.traced(), "the tracer to let go")
-                    assert await server.ask("1") == "done"
+            async with interpreter(tmp_path) as server, tracers.attached(server.group.pid) as tracer:
+                await tracer.arm(3)
+                end(tracers._process)
+                await waiting.within(tracers._process.wait(), awaited="its end", timeout_seconds=TIMEOUT_SECONDS)
+                await seen(functools.partial(untraced, server), "the tracer to let go")
+                assert await server.ask("1") == "done"
 
     run(test())
 
