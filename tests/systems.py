@@ -115,9 +115,14 @@ Rule = Callable[[Flow, Direction, bytes], int | None]
 
 
 class Tap:
-    """A TCP proxy that records, and that cuts where its rule says."""
+    """A TCP proxy that records, and that cuts where its rule says.
+
+    Each GET waits for `poll_seconds` in it; `polls` is how many do.
+    """
 
     def __init__(self) -> None:
+        self.poll_seconds = 0.0
+        self.polls = 0
         self.port = 0
         self.flows: list[Flow] = []
         self.rule: Rule = lambda *_: None
@@ -160,6 +165,10 @@ class Tap:
         self, flow: Flow, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while data := await self._read(flow, direction, reader):
+            if data.startswith(b"GET "):
+                self.polls += 1
+                await asyncio.sleep(self.poll_seconds)
+                self.polls -= 1
             allowed = self.rule(flow, direction, data)
             passing = data if allowed is None else data[:allowed]
             flow.passed(direction).extend(passing)

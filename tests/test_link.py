@@ -173,6 +173,30 @@ async def test_cut_inside_lets_exactly_so_many_bytes_pass(transport: str, at: fl
         assert [h.identity_in(RUN, row.content) for row in rows] == [message.id for message in alice.messages]
 
 
+@pytest.mark.parametrize("fault", ["cut_inside", "cut_after"])
+@in_event_loop
+async def test_poll_that_is_still_on_its_way_is_not_cut_in_the_place_of_the_message(fault: str, tmp_path: Path) -> None:
+    """Its bytes are not counted, whenever they come: exactly so many of the message get through."""
+    async with behind(tmp_path, "polling") as (running, tap, here):
+        alice = await here.sender()
+        async with in_front_of(alice) as front:
+            front.poll_seconds = 0.2
+            for _ in range(3):
+                await soon(alice.send(TEXT))
+                cut = alice.link.cut_inside(0) if fault == "cut_inside" else alice.link.cut_after(1, "upstream")
+                await cut.begin()
+                await seen(lambda: not front.polls, "the poll to come")
+                before = {flow: len(flow.up) for flow in open_flows(tap)}
+                message = alice.post(TEXT)
+                assert "attempt 1 of" in await soon(cut.bite(message))
+                await all_ended(list(before))
+                passed = [bytes(flow.up[count:]) for flow, count in before.items()]
+                assert b"P" in passed
+                await cut.heal()
+                await soon(message.done.wait())
+    assert await stored_once(running, alice)
+
+
 @pytest.mark.parametrize("count", [0, 1, 50, -1, 0.5])
 @in_event_loop
 async def test_cut_at_lets_exactly_so_many_bytes_pass(count: float, tmp_path: Path) -> None:
