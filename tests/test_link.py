@@ -19,7 +19,7 @@ from harness.clients.connection import ConnectFailedError, Connection
 from harness.clients.receiver import Receiver
 from harness.clients.sender import IN_FLIGHT, Sender
 from harness.fault import NotSeen
-from harness.link import Direction, ReceiverLink
+from harness.link import Cut, Direction, Phase, ReceiverLink
 from harness.store import SQLiteStore
 from tests.systems import (
     DEADLINE_SECONDS,
@@ -540,6 +540,132 @@ async def test_cut_after_more_bytes_than_there_are_is_not_seen(tmp_path: Path) -
             await cut.bite(message)
         await cut.heal()
         assert (await soon(alice.send())).acknowledged
+
+
+# -- clients that come back by themselves ------------------------------------------------------------------------
+
+
+@in_event_loop
+async def test_cut_of_a_client_that_may_come_back_waits_until_it_was_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It was not back before, and is not until the end."""
+    async with behind(tmp_path, "websocket") as (running, _, here):
+        alice = await here.sender()
+        monkeypatch.setattr(alice, "stay_away", lambda: False)
+        await soon(alice.send(TEXT))
+        cut = alice.link.cut_after(1, "upstream")
+        await cut.begin()
+        message = alice.post(TEXT)
+        assert (await soon(cut.bite(message))).endswith(f"attempt 1 of {message.id} open, and no row")
+        assert "Connect call failed" in alice.connect_failures[-1]
+        await refused_connection(alice.link.port)
+        await cut.heal()
+        await soon(message.done.wait())
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_cut_of_a_client_that_is_back_before_it_is_refused_is_not_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its message is on another connection by then, of which nobody knows how much has got through."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        monkeypatch.setattr(alice, "stay_away", lambda: False)
+        close = alice.link.close
+
+        async def late() -> None:
+            await here.recorded(h.Connected, 2)
+            await close()
+
+        monkeypatch.setattr(alice.link, "close", late)
+        long = TEXT * 100
+        await soon(alice.send(long))
+        cut = alice.link.cut_after(1000, "upstream")
+        await cut.begin()
+        message = alice.post(long)
+        with pytest.raises(NotSeen, match="alice came back before it was refused"):
+            await soon(cut.bite(message))
+        await cut.heal()
+        await soon(message.done.wait())
+
+
+# -- two cuts ----------------------------------------------------------------------------------------------------
+
+
+@in_event_loop
+async def test_cut_twice_has_no_row_between_the_cuts(tmp_path: Path) -> None:
+    """The exchange is cut, and the way back; where that has fewer bytes nothing is cut again, and it is said so."""
+    async with behind(tmp_path, "websocket") as (running, tap, here):
+        alice = await here.sender()
+        for second, again in ((10, "and the way back was cut after 10 bytes"), (10_000, "and nothing was cut again")):
+            await soon(alice.send(TEXT))
+            cut = alice.link.cut_twice(5, second)
+            await cut.begin()
+            (flow,) = open_flows(tap)
+            before = len(flow.up)
+            message = alice.post(TEXT)
+            evidence = await soon(cut.bite(message))
+            assert evidence.startswith("the connection was cut after 5 bytes upstream, no row was there, ")
+            assert again in evidence
+            assert len(flow.up) - before == 5
+            await cut.heal()
+            await soon(message.done.wait())
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_cut_twice_of_a_message_that_was_stored_between_the_cuts_is_not_seen(tmp_path: Path) -> None:
+    """It had fewer bytes than the first cut lets through: that has cut the next one."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        length = (await soon(alice.send(TEXT))).emitted_on
+        assert length is not None
+        cut = alice.link.cut_twice(length.last_unit_bytes + 1, 10)
+        await cut.begin()
+        message, later = alice.post(TEXT), alice.post(TEXT)
+        with pytest.raises(NotSeen, match="acknowledged before the fault was over"):
+            await soon(cut.bite(message))
+        await cut.heal()
+        await soon(later.done.wait())
+
+
+# -- a lock and a cut --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", ["never", "under", "behind"])
+@pytest.mark.parametrize("taken", ["before", "during", "after"])
+@in_event_loop
+async def test_lock_before_during_and_after_the_insert(taken: Phase, cut: Cut, tmp_path: Path) -> None:
+    """Whether the row is there under the lock is what tells them apart; the message is stored once."""
+    async with behind(tmp_path, "websocket", ack_timeout_seconds=1) as (running, _, here):
+        alice = await here.sender()
+        await soon(alice.send(TEXT))
+        lock = alice.link.lock_and_cut(taken, 0.05, cut)
+        await lock.begin()
+        message = alice.post(TEXT)
+        held = "held the message" if taken == "after" else "did not hold the message"
+        evidence = await soon(lock.bite(message))
+        assert evidence.startswith(f"the store was locked {taken} the insert for 0.05 s, when it {held}")
+        await lock.heal()
+        await soon(message.done.wait())
+        assert message.acknowledged
+    assert await stored_once(running, alice)
+
+
+@pytest.mark.parametrize("taken", ["before", "during"])
+@in_event_loop
+async def test_lock_that_finds_the_row_there_is_not_seen(taken: Phase, tmp_path: Path) -> None:
+    """A message that was stored before waits for no lock."""
+    async with behind(tmp_path, "websocket") as (_, _, here):
+        alice = await here.sender()
+        message = await soon(alice.send(TEXT))
+        lock = alice.link.lock_and_cut(taken)
+        await lock.begin()
+        with pytest.raises(NotSeen, match=f"the store was locked {taken} the insert, and it held the message"):
+            await soon(lock.bite(message))
+        await lock.heal()
 
 
 # -- flap --------------------------------------------------------------------------------------------------------

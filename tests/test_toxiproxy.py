@@ -485,6 +485,7 @@ def _every_call(server: Toxiproxy, proxy: Proxy) -> dict[str, Callable[[], Await
         "enable": proxy.enable,
         "disable": proxy.disable,
         "add": lambda: proxy.add_toxic("slow", "latency", "upstream", {"latency": 1}),
+        "change": lambda: proxy.change_toxic(Toxic("slow", "latency", "upstream", {"latency": 2})),
         "remove": lambda: proxy.remove_toxic("slow"),
         "renew": proxy.renew,
         "create": lambda: server.proxy("run-bob", 9),
@@ -601,6 +602,30 @@ def test_a_freeze_loses_nothing_when_it_is_lifted(binary: Binary, tmp_path: Path
         assert await _received(sink, len(data)) == data
         await _send(source, b"after")
         assert await _received(sink, 5) == b"after"
+
+    _with_link(binary, tmp_path, body)
+
+
+def test_toxics_that_are_changed_keep_what_they_hold(binary: Binary, tmp_path: Path) -> None:
+    """What is held then meets a limit as it is by then, and so many bytes of it get through."""
+
+    async def body(link: _Link) -> None:
+        freeze, limit = (
+            Toxic("freeze", "bandwidth", "upstream", {"rate": 0}),
+            Toxic("limit", "limit_data", "upstream", {}),
+        )
+        await link.proxy.add_toxic(*freeze)
+        await link.proxy.add_toxic(*limit._replace(attributes={"bytes": 1000}))
+        data = bytes(range(256))
+        await _send(link.near, data)
+        await link.proxy.change_toxic(limit._replace(attributes={"bytes": 7}))
+        assert _nothing_to_read(link.far)
+
+        await link.proxy.change_toxic(freeze._replace(attributes={"rate": 1000}))
+
+        assert await _received(link.far, 8) == data[:7]
+        with pytest.raises(ToxiproxyError, match=r"cannot change the toxic 'other': .*toxic not found"):
+            await link.proxy.change_toxic(freeze._replace(name="other"))
 
     _with_link(binary, tmp_path, body)
 
