@@ -135,9 +135,6 @@ async def test_port_that_calls_itself_accepts_nothing(monkeypatch: pytest.Monkey
             super().setblocking(flag)
 
     with reserved() as port:
-        with socket.socket() as caller:
-            caller.bind(("127.0.0.1", port))
-            caller.connect(("127.0.0.1", port))  # as it is made
         monkeypatch.setattr(socket, "socket", FromItself)
         assert not await server_module._accepts(port)
 
