@@ -11,7 +11,10 @@ import contextlib
 import http.client
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -42,6 +45,7 @@ _START_TIMEOUT_SECONDS = 10.0
 _START_TRIES = 3
 _POLL_TIMEOUT_SECONDS = 1.0
 _EXIT_TIMEOUT_SECONDS = 1.0
+_KEPT_SECONDS = 10.0
 _REQUEST_ID = "X-Toxiproxy-Request-Id"
 
 
@@ -80,10 +84,9 @@ class _Answer:
 class _Http:
     """Stands in for the `requests` module in toxiproxy-python.
 
-    Every call has a timeout and passes by the user's proxies, and every answer but success is an error. A
-    connection serves one call only: there is none that can be stale, and threads share nothing. The standard library's
-    client needs a third of the processor time of `requests` for that, which counts in a sweep of a hundred cases a
-    second.
+    Every call has a timeout and passes by the user's proxies, and every answer but success is an error. The standard
+    library's client needs a third of the processor time of `requests` for that, which counts in a sweep of a hundred
+    cases a second; and half the time of a call is its connection, which a proxy's thread therefore keeps.
     """
 
     def get(self, url: str, params: None = None, timeout_seconds: float = _API_TIMEOUT_SECONDS) -> _Answer:
@@ -102,9 +105,8 @@ class _Http:
         parts = urlsplit(url)
         body = None if said is None else json.dumps(said)
         try:
-            connection = http.client.HTTPConnection(parts.netloc, timeout=timeout_seconds)
-            with contextlib.closing(connection):
-                connection.request(method, parts.path, body, {"Connection": "close"})
+            with _kept.connection(parts.netloc, timeout_seconds) as connection:
+                connection.request(method, parts.path, body)
                 response = connection.getresponse()
                 answer = _Answer(response.status, response.headers, response.read())
         except TimeoutError as error:
@@ -121,6 +123,56 @@ class _Http:
         return answer
 
 
+class _Kept(threading.local):
+    """The connection that a thread keeps between its calls, if it is one that does.
+
+    Toxiproxy ends one that nobody uses after 60 s: long before, it is not used again, so that no call meets that end.
+    """
+
+    keeps = False
+    idle: http.client.HTTPConnection | None = None
+    since = 0.0
+
+    def begin(self) -> None:
+        """Keep connections in this thread, until `end`."""
+        self.keeps = True
+
+    def end(self) -> None:
+        """Close what is kept, and keep nothing more."""
+        self.keeps = False
+        if self.idle is not None:
+            self.idle.close()
+
+    @contextlib.contextmanager
+    def connection(self, netloc: str, timeout_seconds: float) -> Iterator[http.client.HTTPConnection]:
+        """A connection for one call; closed if that fails."""
+        connection, self.idle = self.idle or http.client.HTTPConnection(netloc), None
+        if f"{connection.host}:{connection.port}" != netloc or not self._is_fresh(connection):
+            connection.close()
+            connection = http.client.HTTPConnection(netloc)
+        connection.timeout = timeout_seconds
+        if connection.sock is not None:
+            connection.sock.settimeout(timeout_seconds)
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if self.keeps:
+            self.idle, self.since = connection, time.monotonic()
+        else:
+            connection.close()
+
+    def _is_fresh(self, connection: http.client.HTTPConnection) -> bool:
+        """Whether it is new, or was used just now and the server has not ended it."""
+        if connection.sock is None:
+            return True
+        ended = select.poll()
+        ended.register(connection.sock, select.POLLIN)
+        return time.monotonic() - self.since < _KEPT_SECONDS and not ended.poll(0)
+
+
+_kept = _Kept()
 _in_use: str | None = None
 
 
@@ -347,8 +399,9 @@ def _one_thread(name: str, undo: AsyncExitStack) -> ThreadPoolExecutor:
 
     The event loop's default pool does not: and it is small, so that calls waiting for a database may fill it.
     """
-    thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+    thread = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_kept.begin)
     undo.callback(thread.shutdown, wait=False)
+    undo.callback(thread.submit, _kept.end)
     return thread
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
@@ -628,6 +629,31 @@ def test_toxics_that_are_changed_keep_what_they_hold(binary: Binary, tmp_path: P
             await link.proxy.change_toxic(freeze._replace(name="other"))
 
     _with_link(binary, tmp_path, body)
+
+
+def test_a_proxys_thread_keeps_its_connection_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread has one for each call, and so has one that was not used for longer than that."""
+    callers = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        callers.append(request.client_address)
+        request.protocol_version = "HTTP/1.1"
+        reply(request, 200, b"{}")
+        request.close_connection = False
+
+    def called(times: int, initializer: Callable[[], None]) -> int:
+        callers.clear()
+        with ThreadPoolExecutor(1, initializer=initializer) as thread:
+            for _ in range(times):
+                thread.submit(toxiproxy._Http().get, f"{url}/version").result()
+            thread.submit(toxiproxy._kept.end).result()
+        return len(set(callers))
+
+    with http_server(answer) as url:
+        assert called(3, toxiproxy._kept.begin) == 1
+        assert called(3, lambda: None) == 3
+        monkeypatch.setattr(toxiproxy, "_KEPT_SECONDS", 0)
+        assert called(3, toxiproxy._kept.begin) == 3
 
 
 def test_a_disabled_proxy_cuts_and_refuses_and_comes_back_on_its_port(binary: Binary, tmp_path: Path) -> None:
