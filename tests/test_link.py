@@ -1457,6 +1457,7 @@ async def test_receiver_is_cut_behind_the_message(tmp_path: Path) -> None:
         assert await soon(cut.bite(message)) == f"rita was cut when it had received {message.id}"
         await cut.heal()
         assert message.id in link.receiver.messages
+        await here.recorded(h.Disconnected)
         ended = [type(e) for e in here.recorder.events if getattr(e, "client", getattr(e, "receiver", "")) == "rita"]
         assert ended.index(h.Received) < ended.index(h.Disconnected)
 
