@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import platform
 import secrets
 import shlex
 import signal
@@ -160,7 +161,7 @@ class Trial:
         told.save(self.folder, ledger)
         for line in closing(ledger):
             _say(line)
-        _say(f"report: {self.folder / 'index.html'}")
+        _say(f"report: {self.folder / 'index.html'}; for the README: {told.TABLE}")
         if interrupted:
             return INTERRUPTED
         return 0 if ledger.is_green else EXIT_STATUS["broken"]
@@ -189,6 +190,7 @@ class Trial:
             rounds_planned=len(self._servers),
             entries=sorted(self._tried, key=lambda tried: order[tried.entry]),
             rounds=self._rounds,
+            machine=_machine(),
         )
 
     def _each(self, do: Callable[[_T], _R], things: Sequence[_T], take: Callable[[_R], None]) -> None:
@@ -320,6 +322,12 @@ class Pytests:
         return msgspec.structs.replace(left, summary=summary, report=report, ended=ended)
 
 
+def _machine() -> str:
+    """Whose times they are, as far as it says something to others."""
+    cores = times(os.cpu_count() or 1, "core")
+    return f"{cores}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, {_AT_ONCE} at once"
+
+
 def _signal(processes: Sequence["subprocess.Popen[bytes]"], number: signal.Signals) -> None:
     for process in processes:
         if process.poll() is None:
@@ -439,15 +447,6 @@ def _rows(entries: Sequence[Tried]) -> list[str]:
         one_line(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {e}")
         for a, b, c, d, e in cells
     ]
-
-
-def table() -> str:
-    """The table of the README, in Markdown."""
-    lines = ["| entry | what is wrong | where | anomaly | caught by |", "|---|---|---|---|---|"]
-    for entry in ENTRIES:
-        cells = (f"`{entry.name}`", entry.mistake, entry.hop, f"`{entry.anomaly}`", f"`{entry.case}`")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _say(line: str) -> None:

@@ -30,6 +30,7 @@ from harness.install import locate
 from harness.interrupt import Interrupts
 from harness.report import run as run_folder
 from harness.report import summary, terminal
+from harness.report.text import times
 from harness.scenario import Case, Declared, Result, Run, Soak
 from harness.steps import Schedule
 from harness.toxiproxy import Toxiproxy
@@ -363,18 +364,20 @@ class Gate:
             failure = str(error)
         seconds = time.monotonic() - began
         try:
-            histories = run_folder.load_histories(folder)
-            result = scenario.decide(declared, histories, seconds)
-            if (pair := scenario.broken_pair(result)) is not None and case.only is None:
-                self._interrupts.run(self._runner, self._shrink(case, pair, result, folder, seed))
-            if case.scenario.soak and result.verdict == "broken":
-                self._interrupts.run(self._runner, self._shrink_soak(case, result, folder, seed))
+            result = scenario.decide(declared, run_folder.load_histories(folder), seconds)
         except HarnessError as error:  # a damaged history: of what was told by a client that does not keep order, say
             failure = failure or str(error)
             result = scenario.decide(declared, {}, seconds)
         if failure is not None:
             result.verdict, result.why = "error", failure
-        run_folder.write_atomically(folder / "verdict.json", msgspec.json.encode(result))
+        path = folder / "verdict.json"
+        run_folder.write_atomically(path, msgspec.json.encode(result))
+        if result.verdict == "broken":  # which is said whatever becomes of looking for less
+            try:
+                self._interrupts.run(self._runner, self._reduce(case, result, folder, seed))
+            except HarnessError as error:
+                result.why += f"; what it takes could not be found out: {error}"
+            run_folder.write_atomically(path, msgspec.json.encode(result))
         return result
 
     async def _perform(self, case: Case, folder: Path, seed: int) -> None:
@@ -392,6 +395,13 @@ class Gate:
         run_folder.make(place)
         toxiproxy = await self._running_toxiproxy()
         await system.perform(case, run, toxiproxy, place, seed, timeout_seconds, forks=self._forks)
+
+    async def _reduce(self, case: Case, result: Result, folder: Path, seed: int) -> None:
+        """Look for less that breaks the claim, too, where that can be done."""
+        if (pair := scenario.broken_pair(result)) is not None and case.only is None:
+            await self._shrink(case, pair, result, folder, seed)
+        elif case.scenario.soak:
+            await self._shrink_soak(case, result, folder, seed)
 
     async def _shrink(self, case: Case, pair: str, result: Result, folder: Path, seed: int) -> None:
         """Try simpler cases than a pair that breaks the claim, and say which is the simplest that does, too."""
@@ -420,9 +430,8 @@ class Gate:
             )
             await self._perform_run(case, run, place, seed, self._timeout_of(case))
             shows = bool(scenario.broken_by(place) & kinds)
-            self.tell(
-                f"soak:   {candidate.senders} senders, {len(candidate.steps)} steps: " + ("yes" if shows else "no")
-            )
+            size = f"{times(candidate.senders, 'sender')}, {times(len(candidate.steps), 'step')}"
+            self.tell(f"soak:   {size}: {'yes' if shows else 'no'}")
             return shows
 
         found = await soaking.smallest(taken, system.steps_of_last_part(taken), breaks)
@@ -433,7 +442,8 @@ class Gate:
         soaking.write_scenario(path, found, kinds=sorted(kinds), found_by=result.replay, transport=case.transport)
         options = [word for option in self._target_options for word in ("--target", option)]
         options += [word for client in self.clients for word in ("--client", client)]
-        result.smallest = shlex.join(["pytest", terminal.shown(path), *options])
+        # It is not where the project's `conftest.py` loads the plugin, and need not be in the project at all.
+        result.smallest = shlex.join(["pytest", "-p", "harness.plugin", terminal.shown(path), *options])
 
     async def _judged(self, history: Path) -> h.Soaked | None:
         return await soaking.judged(history, self.tell)

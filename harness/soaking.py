@@ -99,16 +99,14 @@ async def smallest(schedule: Schedule, part: int, breaks: Breaks) -> Schedule | 
         part: how many of its last steps make the part that did.
         breaks: tries one.
     """
-    left = schedule.steps[-part:]
-    if not await breaks(Schedule(schedule.senders, left)):
-        left = schedule.steps[-_MOST_STEPS:]
-        if len(left) <= part or not await breaks(Schedule(schedule.senders, left)):
-            return None
 
     async def still(few: tuple[Step, ...]) -> bool:
         return await breaks(Schedule(schedule.senders, few))
 
-    found = Schedule(schedule.senders, await shrink.smallest_part(left, still, _TRIES))
+    fewest = await _fewest(schedule.steps, part, still)
+    if fewest is None:
+        return None
+    found = Schedule(schedule.senders, fewest)
     for senders in _FEW_SENDERS:
         fewer = _with(senders, found.steps)
         if senders < found.senders and fewer is not None and await breaks(fewer):
@@ -116,6 +114,20 @@ async def smallest(schedule: Schedule, part: int, breaks: Breaks) -> Schedule | 
             break
     sooner = Schedule(found.senders, tuple(msgspec.structs.replace(step, after=0) for step in found.steps))
     return sooner if sooner != found and await breaks(sooner) else found
+
+
+async def _fewest(
+    taken: tuple[Step, ...], part: int, still: Callable[[tuple[Step, ...]], Awaitable[bool]]
+) -> tuple[Step, ...] | None:
+    """As few of the steps as still do it: none, if that is enough, or some of the last."""
+    if await still(()):
+        return ()
+    left = taken[-part:]
+    if not await still(left):
+        left = taken[-_MOST_STEPS:]
+        if len(left) <= part or not await still(left):
+            return None
+    return await shrink.smallest_part(left, still, _TRIES)
 
 
 def _with(senders: int, taken: Sequence[Step]) -> Schedule | None:
