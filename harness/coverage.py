@@ -111,4 +111,5 @@ def soaked_in_words(so_far: h.Soaked) -> str:
     """What a soak has gone through, in a sentence."""
     sent, faults = so_far.counts["sent"], sum(so_far.faults.values())
     a_second = sent / so_far.seconds if so_far.seconds else 0
-    return f"{sent:,} messages in {so_far.seconds:.0f} s ({a_second:.0f} a second), {faults:,} faults"
+    hit = "1 fault" if faults == 1 else f"{faults:,} faults"
+    return f"{sent:,} messages in {so_far.seconds:.0f} s ({a_second:.0f} a second), {hit}"

@@ -37,6 +37,7 @@ from harness.toxiproxy import Toxiproxy
 
 _MAXIMUM_SEED = 2**32
 _TARGET, _CLIENT = "reference", "python"
+_PLUGIN = ("-p", __name__)
 # A sweep has hundreds of cases; each takes a few hundredths of a second, and more on a machine that is busy.
 _SWEEP_TIMEOUTS = 5
 _SWEEP_BUDGET = "20s"
@@ -249,7 +250,8 @@ class Gate:
             options += [word for option in self._target_options for word in ("--target", option)]
         if self._toxiproxy_url is not None:
             options += ["--toxiproxy-url", self._toxiproxy_url]
-        replay = ["pytest", f"{here}::{name}", *options]
+        loaded = _PLUGIN if __name__ in self._config.invocation_params.args else ()
+        replay = ["pytest", *loaded, f"{here}::{name}", *options]
         if self.only is not None:
             replay += ["--case", self.only]
         if case.share != (1, 1):
@@ -443,7 +445,7 @@ class Gate:
         options = [word for option in self._target_options for word in ("--target", option)]
         options += [word for client in self.clients for word in ("--client", client)]
         # It is not where the project's `conftest.py` loads the plugin, and need not be in the project at all.
-        result.smallest = shlex.join(["pytest", "-p", "harness.plugin", terminal.shown(path), *options])
+        result.smallest = shlex.join(["pytest", *_PLUGIN, terminal.shown(path), *options])
 
     async def _judged(self, history: Path) -> h.Soaked | None:
         return await soaking.judged(history, self.tell)

@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import re
+import shlex
 import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from harness.steps import Schedule, Step
 from harness.streaming import TEXT, streaming
 from harness.system import System
 from tests.histories import content_of, identity, started
-from tests.runs import run
+from tests.runs import Ran, run, running, wait_until
 from tests.systems import in_event_loop
 from tests.test_system import CLAIM, of, place
 
@@ -228,7 +230,8 @@ def test_whole_schedule_is_tried_where_the_last_part_is_not_enough() -> None:
 
 
 def test_what_breaks_without_any_fault_has_no_steps() -> None:
-    """There is nothing to leave out but senders."""
+    """Whatever had happened when it broke; there is nothing to leave out then but senders."""
+    assert found(of_numbers(50), 10, lambda _: True) == (Schedule(1, ()), 2)
     assert found(of_numbers(0), 20, lambda _: True) == (Schedule(1, ()), 2)
 
 
@@ -240,14 +243,14 @@ def test_of_a_long_schedule_only_the_last_steps_are_tried() -> None:
         tried.append(len(candidate.steps))
         return False
 
-    assert found(of_numbers(5000), 20, breaks) == (None, 2)
-    assert tried == [20, 100]
+    assert found(of_numbers(5000), 20, breaks) == (None, 3)
+    assert tried == [0, 20, 100]
 
 
 def test_what_does_not_break_again_is_not_made_smaller() -> None:
     """There is nothing to show then, and it is not tried often."""
-    assert found(of_numbers(50), 10, lambda _: False) == (None, 2)
-    assert found(of_numbers(10), 10, lambda _: False) == (None, 1)
+    assert found(of_numbers(50), 10, lambda _: False) == (None, 3)
+    assert found(of_numbers(10), 10, lambda _: False) == (None, 2)
 
 
 def _numbers(schedule: Schedule) -> list[object]:
@@ -268,17 +271,71 @@ def test_soak_of_a_right_server_is_kept_and_tells_how_it_goes(tmp_path: Path) ->
     assert scenario["replay"].endswith(" --seed 5 --target reference --soak 5s --senders 3")
 
 
-def test_soak_that_breaks_leaves_a_scenario_that_breaks_too(tmp_path: Path) -> None:
-    """And the command that runs it."""
+@pytest.mark.parametrize(
+    ("name", "kind", "line"),
+    [
+        ("no_unique_constraint", "duplicate", ".lose_acknowledgement()"),
+        ("truncates_content", "corrupted", "pass  # it takes no fault"),
+    ],
+)
+def test_soak_that_breaks_leaves_a_scenario_that_breaks_too(name: str, kind: str, line: str, tmp_path: Path) -> None:
+    """And the command that runs it as it is, wherever the reports are; without a fault where it takes none."""
     path = scheduled(tmp_path, lost("alice"), Step("bob", 1, "link.flap", {"times": 1}))
-    target = ("--target", "ledger/no_unique_constraint")
-    ran = run(tmp_path / "first", "scenarios", "--soak", path, *target)
-    assert ran.anomalies("soak-python-websocket") == {"duplicate"}, ran.output
-    written = ran.folder / "soak-python-websocket" / "test_smallest.py"
-    assert f"{written.name} {' '.join(target)}" in ran.output
-    assert "lose_acknowledgement" in written.read_text()
-    again = run(tmp_path / "second", "-p", "harness.plugin", str(written), *target)
-    assert again.anomalies("soak-found-python-websocket") == {"duplicate"}, again.output
+    ran = run(tmp_path / "first", "scenarios", "--soak", path, "--target", f"ledger/{name}")
+    assert ran.anomalies("soak-python-websocket") == {kind}, ran.output
+    command = ran.scenarios["soak-python-websocket"]["smallest"]
+    assert f"smallest: {command}\n" in ran.output
+    assert line in (ran.folder / "soak-python-websocket" / "test_smallest.py").read_text()
+    again = run(tmp_path / "second", *shlex.split(command)[1:])
+    assert again.anomalies("soak-found-python-websocket") == {kind}, again.output
+    assert again.scenarios["soak-found-python-websocket"]["replay"].startswith("pytest -p harness.plugin ")
+
+
+def interrupted(folder: Path, awaited: str, *arguments: str) -> Ran:
+    """A soak that is interrupted when it has said something."""
+    with running(folder, "scenarios", *arguments) as started:
+        wait_until(
+            lambda: awaited in started.output or started.process.poll() is not None, awaited, lambda: started.output
+        )
+        started.interrupt()
+        return started.wait()
+
+
+def test_interrupted_soak_tells_what_it_has_judged(tmp_path: Path) -> None:
+    """On the terminal and in the report; that is no verdict, and the exit status is pytest's."""
+    ran = interrupted(tmp_path, "no anomalies", "--soak", scheduled(tmp_path, *[lost("alice")] * 1000))
+    assert (ran.status, ran.summary["gate"]) == (2, "error"), ran.output
+    said = re.search(r"; interrupted after \d+ parts?: [\d,]+ messages in .* faults: no anomalies", ran.output)
+    assert said is not None, ran.output
+    assert said[0] in ran.scenarios["soak-python-websocket"]["why"]
+    assert said[0] in (ran.folder / "index.html").read_text()
+
+
+def test_soak_that_is_interrupted_while_it_looks_for_less_is_broken(tmp_path: Path) -> None:
+    """What was found stays found."""
+    path = scheduled(tmp_path, lost("alice"))
+    ran = interrupted(tmp_path, "it broke", "--soak", path, "--target", "ledger/no_unique_constraint")
+    assert (ran.status, ran.summary["gate"]) == (2, "broken"), ran.output
+    assert ran.anomalies("soak-python-websocket") == {"duplicate"}
+
+
+@in_event_loop
+async def test_nothing_more_is_done_to_a_server_that_has_crashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays down, and each further fault would only wait for what cannot come."""
+    taken: list[Step] = []
+
+    async def crashing(system: System) -> None:
+        async for part in system.parts(await system.senders(1)):
+            for step in part:
+                taken.append(step)
+                await system.server.stop()
+
+    async with place(tmp_path, monkeypatch) as here:
+        soak = Soak(60, lambda path: soaking.judged(path, print), (lost("alice"),) * 3)
+        await here.run(crashing, msgspec.structs.replace(CLAIM, soak=soak))
+    assert taken == [lost("alice")]
 
 
 def test_parts_are_told_with_their_anomalies(tmp_path: Path) -> None:
