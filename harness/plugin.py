@@ -431,7 +431,7 @@ class Gate:
                 soak=Soak(math.inf, self._judged, candidate.steps),
             )
             await self._perform_run(case, run, place, seed, self._timeout_of(case))
-            shows = bool(scenario.broken_by(place) & kinds)
+            shows = soaking.shows(place, kinds, candidate)
             size = f"{times(candidate.senders, 'sender')}, {times(len(candidate.steps), 'step')}"
             self.tell(f"soak:   {size}: {'yes' if shows else 'no'}")
             return shows

@@ -231,8 +231,57 @@ def test_whole_schedule_is_tried_where_the_last_part_is_not_enough() -> None:
 
 def test_what_breaks_without_any_fault_has_no_steps() -> None:
     """Whatever had happened when it broke; there is nothing to leave out then but senders."""
-    assert found(of_numbers(50), 10, lambda _: True) == (Schedule(1, ()), 2)
-    assert found(of_numbers(0), 20, lambda _: True) == (Schedule(1, ()), 2)
+    assert found(of_numbers(50), 10, lambda _: True) == (Schedule(1, ()), 3)
+    assert found(of_numbers(0), 20, lambda _: True) == (Schedule(1, ()), 3)
+
+
+def test_what_broke_by_chance_is_not_the_smallest() -> None:
+    """What is found has broken twice; if nothing has, it is the smallest that broke at all."""
+    once: list[Schedule] = []
+
+    def breaks(candidate: Schedule) -> bool:
+        if 47 not in _numbers(candidate) or candidate in once:
+            return False
+        once.extend([candidate] if len(candidate.steps) == 1 else [])
+        return True
+
+    smaller, _ = found(of_numbers(50), 10, breaks)
+    assert smaller is not None
+    assert len(smaller.steps) > 1
+
+    def never_again(candidate: Schedule) -> bool:
+        broke = candidate not in once
+        once.append(candidate)
+        return broke
+
+    once.clear()
+    assert found(of_numbers(50), 10, never_again)[0] == Schedule(1, ())
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("taken", [(), (lost("alice"),)], ids=["no steps", "a step"])
+def test_late_answers_without_a_fault_are_of_the_machine(taken: tuple[Step, ...], late: bool, tmp_path: Path) -> None:
+    """What breaks then is no sign of what the server is like when nothing happens."""
+    recorder = h.Recorder(tmp_path / "history.jsonl")
+    message = identity("alice", 1)
+    content = content_of(message)
+    events: list[h.AnyEvent] = [
+        started(receivers="none"),
+        h.Invoke(time=1.0, message=message, sender="alice", sequence=1, content=content, policy="persistent"),
+        h.Attempt(time=1.1, message=message, attempt=1, offset="o", connection=1),
+        h.Info(time=2.1, message=message, attempt=1, reason="no answer in 1 s", timed_out=True),
+        h.Attempt(time=2.2, message=message, attempt=2, offset="o", connection=1),
+        *([h.Ok(time=2.3, message=message, attempt=1, late=True)] if late else []),
+        h.Ok(time=2.4, message=message, attempt=2, late=False),
+        h.Settled(time=2.5, message=message, outcome="acknowledged"),
+        *(h.Row(time=3.0, id=number, client_offset="o", content=content) for number in (1, 2)),
+        h.Finished(time=3.0),
+    ]
+    for event in events:
+        recorder.record(event)
+    recorder.close()
+    assert soaking.shows(tmp_path, {"duplicate"}, Schedule(1, taken)) == (not late or bool(taken))
+    assert not soaking.shows(tmp_path, {"lost"}, Schedule(1, taken))
 
 
 def test_of_a_long_schedule_only_the_last_steps_are_tried() -> None:
