@@ -323,9 +323,10 @@ class Pytests:
 
 
 def _machine() -> str:
-    """Whose times they are, as far as it says something to others."""
-    cores = times(os.cpu_count() or 1, "core")
-    return f"{cores}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, {_AT_ONCE} at once"
+    """Whose times they are, and what else it did: a load far above the entries at once makes them longer."""
+    cores, load = times(os.cpu_count() or 1, "core"), os.getloadavg()[1]
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return f"{cores}, {system}, {_AT_ONCE} at once, load {load:.1f}"
 
 
 def _signal(processes: Sequence["subprocess.Popen[bytes]"], number: signal.Signals) -> None:
