@@ -138,6 +138,7 @@ class Trial:
             raise HarnessError(f"cannot make {self.folder}: {reason(error)}; name another with --reports") from error
         self._entries, self._servers = entries, servers
         self._full = full
+        self._at_once = 1 if full else _AT_ONCE
         self._began = time.monotonic()
         self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._tried: list[Tried] = []
@@ -190,7 +191,7 @@ class Trial:
             rounds_planned=len(self._servers),
             entries=sorted(self._tried, key=lambda tried: order[tried.entry]),
             rounds=self._rounds,
-            machine=_machine(),
+            machine=_machine(self._at_once),
         )
 
     def _each(self, do: Callable[[_T], _R], things: Sequence[_T], take: Callable[[_R], None]) -> None:
@@ -199,7 +200,7 @@ class Trial:
         Raises:
             KeyboardInterrupt: the user has had enough; what was under way has ended, too.
         """
-        with ThreadPoolExecutor(1 if self._full else _AT_ONCE) as pool:
+        with ThreadPoolExecutor(self._at_once) as pool:
             try:
                 for future in as_completed([pool.submit(do, thing) for thing in things]):
                     take(future.result())
@@ -322,11 +323,11 @@ class Pytests:
         return msgspec.structs.replace(left, summary=summary, report=report, ended=ended)
 
 
-def _machine() -> str:
+def _machine(at_once: int) -> str:
     """Whose times they are, and what else it did: a load far above the entries at once makes them longer."""
     cores, load = times(os.cpu_count() or 1, "core"), os.getloadavg()[1]
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return f"{cores}, {system}, {_AT_ONCE} at once, load {load:.1f}"
+    return f"{cores}, {system}, {at_once} at once, load {load:.1f}"
 
 
 def _signal(processes: Sequence["subprocess.Popen[bytes]"], number: signal.Signals) -> None:

@@ -267,7 +267,7 @@ class Gate:
             title=item.title,
             nodeid=item.nodeid,
             replay=shlex.join(replay),
-            replay_case=f"{shlex.join(['pytest', here, *options])} --case" if case.scenario.sweep else "",
+            replay_case=f"{shlex.join(['pytest', *loaded, here, *options])} --case" if case.scenario.sweep else "",
             controls=list(controls),
             target=case.target.name,
             without_null=[name for name, control in controls.items() if not control.has_null],
