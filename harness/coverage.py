@@ -101,8 +101,15 @@ def _fault(event: h.FaultBegan) -> str:
     return f"client {name}" if event.kind == "client" else name
 
 
+def parts_in_words(judged: h.Soaked) -> str:
+    """What the parts of a soak that were judged and kept came to, in a sentence."""
+    found = f"unproven: {judged.unproven}" if judged.unproven else "no anomalies"
+    return f"{judged.parts} {'part' if judged.parts == 1 else 'parts'}: {soaked_in_words(judged)}: {found}"
+
+
 def soaked_in_words(so_far: h.Soaked) -> str:
     """What a soak has gone through, in a sentence."""
     sent, faults = so_far.counts["sent"], sum(so_far.faults.values())
     a_second = sent / so_far.seconds if so_far.seconds else 0
-    return f"{sent:,} messages in {so_far.seconds:.0f} s ({a_second:.0f} a second), {faults:,} faults"
+    hit = "1 fault" if faults == 1 else f"{faults:,} faults"
+    return f"{sent:,} messages in {so_far.seconds:.0f} s ({a_second:.0f} a second), {hit}"

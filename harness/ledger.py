@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import platform
 import secrets
 import shlex
 import signal
@@ -137,6 +138,7 @@ class Trial:
             raise HarnessError(f"cannot make {self.folder}: {reason(error)}; name another with --reports") from error
         self._entries, self._servers = entries, servers
         self._full = full
+        self._at_once = 1 if full else _AT_ONCE
         self._began = time.monotonic()
         self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._tried: list[Tried] = []
@@ -160,7 +162,7 @@ class Trial:
         told.save(self.folder, ledger)
         for line in closing(ledger):
             _say(line)
-        _say(f"report: {self.folder / 'index.html'}")
+        _say(f"report: {self.folder / 'index.html'}; for the README: {told.TABLE}")
         if interrupted:
             return INTERRUPTED
         return 0 if ledger.is_green else EXIT_STATUS["broken"]
@@ -189,6 +191,7 @@ class Trial:
             rounds_planned=len(self._servers),
             entries=sorted(self._tried, key=lambda tried: order[tried.entry]),
             rounds=self._rounds,
+            machine=_machine(self._at_once),
         )
 
     def _each(self, do: Callable[[_T], _R], things: Sequence[_T], take: Callable[[_R], None]) -> None:
@@ -197,7 +200,7 @@ class Trial:
         Raises:
             KeyboardInterrupt: the user has had enough; what was under way has ended, too.
         """
-        with ThreadPoolExecutor(1 if self._full else _AT_ONCE) as pool:
+        with ThreadPoolExecutor(self._at_once) as pool:
             try:
                 for future in as_completed([pool.submit(do, thing) for thing in things]):
                     take(future.result())
@@ -320,6 +323,13 @@ class Pytests:
         return msgspec.structs.replace(left, summary=summary, report=report, ended=ended)
 
 
+def _machine(at_once: int) -> str:
+    """Whose times they are, and what else it did: a load far above the entries at once makes them longer."""
+    cores, load = times(os.cpu_count() or 1, "core"), os.getloadavg()[1]
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return f"{cores}, {system}, {at_once} at once, load {load:.1f}"
+
+
 def _signal(processes: Sequence["subprocess.Popen[bytes]"], number: signal.Signals) -> None:
     for process in processes:
         if process.poll() is None:
@@ -439,15 +449,6 @@ def _rows(entries: Sequence[Tried]) -> list[str]:
         one_line(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}  {e}")
         for a, b, c, d, e in cells
     ]
-
-
-def table() -> str:
-    """The table of the README, in Markdown."""
-    lines = ["| entry | what is wrong | where | anomaly | caught by |", "|---|---|---|---|---|"]
-    for entry in ENTRIES:
-        cells = (f"`{entry.name}`", entry.mistake, entry.hop, f"`{entry.anomaly}`", f"`{entry.case}`")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _say(line: str) -> None:

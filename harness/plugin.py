@@ -30,12 +30,14 @@ from harness.install import locate
 from harness.interrupt import Interrupts
 from harness.report import run as run_folder
 from harness.report import summary, terminal
+from harness.report.text import times
 from harness.scenario import Case, Declared, Result, Run, Soak
 from harness.steps import Schedule
 from harness.toxiproxy import Toxiproxy
 
 _MAXIMUM_SEED = 2**32
 _TARGET, _CLIENT = "reference", "python"
+_PLUGIN = ("-p", __name__)
 # A sweep has hundreds of cases; each takes a few hundredths of a second, and more on a machine that is busy.
 _SWEEP_TIMEOUTS = 5
 _SWEEP_BUDGET = "20s"
@@ -248,7 +250,8 @@ class Gate:
             options += [word for option in self._target_options for word in ("--target", option)]
         if self._toxiproxy_url is not None:
             options += ["--toxiproxy-url", self._toxiproxy_url]
-        replay = ["pytest", f"{here}::{name}", *options]
+        loaded = _PLUGIN if __name__ in self._config.invocation_params.args else ()
+        replay = ["pytest", *loaded, f"{here}::{name}", *options]
         if self.only is not None:
             replay += ["--case", self.only]
         if case.share != (1, 1):
@@ -264,7 +267,7 @@ class Gate:
             title=item.title,
             nodeid=item.nodeid,
             replay=shlex.join(replay),
-            replay_case=f"{shlex.join(['pytest', here, *options])} --case" if case.scenario.sweep else "",
+            replay_case=f"{shlex.join(['pytest', *loaded, here, *options])} --case" if case.scenario.sweep else "",
             controls=list(controls),
             target=case.target.name,
             without_null=[name for name, control in controls.items() if not control.has_null],
@@ -363,18 +366,20 @@ class Gate:
             failure = str(error)
         seconds = time.monotonic() - began
         try:
-            histories = run_folder.load_histories(folder)
-            result = scenario.decide(declared, histories, seconds)
-            if (pair := scenario.broken_pair(result)) is not None and case.only is None:
-                self._interrupts.run(self._runner, self._shrink(case, pair, result, folder, seed))
-            if case.scenario.soak and result.verdict == "broken":
-                self._interrupts.run(self._runner, self._shrink_soak(case, result, folder, seed))
+            result = scenario.decide(declared, run_folder.load_histories(folder), seconds)
         except HarnessError as error:  # a damaged history: of what was told by a client that does not keep order, say
             failure = failure or str(error)
             result = scenario.decide(declared, {}, seconds)
         if failure is not None:
             result.verdict, result.why = "error", failure
-        run_folder.write_atomically(folder / "verdict.json", msgspec.json.encode(result))
+        path = folder / "verdict.json"
+        run_folder.write_atomically(path, msgspec.json.encode(result))
+        if result.verdict == "broken":  # which is said whatever becomes of looking for less
+            try:
+                self._interrupts.run(self._runner, self._reduce(case, result, folder, seed))
+            except HarnessError as error:
+                result.why += f"; what it takes could not be found out: {error}"
+            run_folder.write_atomically(path, msgspec.json.encode(result))
         return result
 
     async def _perform(self, case: Case, folder: Path, seed: int) -> None:
@@ -392,6 +397,13 @@ class Gate:
         run_folder.make(place)
         toxiproxy = await self._running_toxiproxy()
         await system.perform(case, run, toxiproxy, place, seed, timeout_seconds, forks=self._forks)
+
+    async def _reduce(self, case: Case, result: Result, folder: Path, seed: int) -> None:
+        """Look for less that breaks the claim, too, where that can be done."""
+        if (pair := scenario.broken_pair(result)) is not None and case.only is None:
+            await self._shrink(case, pair, result, folder, seed)
+        elif case.scenario.soak:
+            await self._shrink_soak(case, result, folder, seed)
 
     async def _shrink(self, case: Case, pair: str, result: Result, folder: Path, seed: int) -> None:
         """Try simpler cases than a pair that breaks the claim, and say which is the simplest that does, too."""
@@ -419,10 +431,9 @@ class Gate:
                 soak=Soak(math.inf, self._judged, candidate.steps),
             )
             await self._perform_run(case, run, place, seed, self._timeout_of(case))
-            shows = bool(scenario.broken_by(place) & kinds)
-            self.tell(
-                f"soak:   {candidate.senders} senders, {len(candidate.steps)} steps: " + ("yes" if shows else "no")
-            )
+            shows = soaking.shows(place, kinds, candidate)
+            size = f"{times(candidate.senders, 'sender')}, {times(len(candidate.steps), 'step')}"
+            self.tell(f"soak:   {size}: {'yes' if shows else 'no'}")
             return shows
 
         found = await soaking.smallest(taken, system.steps_of_last_part(taken), breaks)
@@ -433,7 +444,8 @@ class Gate:
         soaking.write_scenario(path, found, kinds=sorted(kinds), found_by=result.replay, transport=case.transport)
         options = [word for option in self._target_options for word in ("--target", option)]
         options += [word for client in self.clients for word in ("--client", client)]
-        result.smallest = shlex.join(["pytest", terminal.shown(path), *options])
+        # It is not where the project's `conftest.py` loads the plugin, and need not be in the project at all.
+        result.smallest = shlex.join(["pytest", *_PLUGIN, terminal.shown(path), *options])
 
     async def _judged(self, history: Path) -> h.Soaked | None:
         return await soaking.judged(history, self.tell)

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -94,28 +94,61 @@ async def judged(history: Path, tell: Callable[[str], None]) -> h.Soaked | None:
 async def smallest(schedule: Schedule, part: int, breaks: Breaks) -> Schedule | None:
     """The smallest schedule that still breaks the claim in the same way, on a new system; None if none does.
 
+    What breaks by chance need not break the next time: what is found is tried once more, and of all that broke the
+    smallest that does so twice is taken, if there is one.
+
     Args:
         schedule: that broke it.
         part: how many of its last steps make the part that did.
         breaks: tries one.
     """
-    left = schedule.steps[-part:]
-    if not await breaks(Schedule(schedule.senders, left)):
-        left = schedule.steps[-_MOST_STEPS:]
-        if len(left) <= part or not await breaks(Schedule(schedule.senders, left)):
-            return None
+    broke: list[Schedule] = []
+
+    async def also(candidate: Schedule) -> bool:
+        if not await breaks(candidate):
+            return False
+        broke.append(candidate)
+        return True
+
+    await _reduce(schedule, part, also)
+    for candidate in reversed(broke):
+        if await breaks(candidate):
+            return candidate
+    return broke[-1] if broke else None
+
+
+async def _reduce(schedule: Schedule, part: int, breaks: Breaks) -> None:
+    """Try ever smaller schedules than what broke: fewer steps, then fewer senders, then nothing before the faults."""
 
     async def still(few: tuple[Step, ...]) -> bool:
         return await breaks(Schedule(schedule.senders, few))
 
-    found = Schedule(schedule.senders, await shrink.smallest_part(left, still, _TRIES))
+    fewest = await _fewest(schedule.steps, part, still)
+    if fewest is None:
+        return
+    found = Schedule(schedule.senders, fewest)
     for senders in _FEW_SENDERS:
         fewer = _with(senders, found.steps)
         if senders < found.senders and fewer is not None and await breaks(fewer):
             found = fewer
             break
     sooner = Schedule(found.senders, tuple(msgspec.structs.replace(step, after=0) for step in found.steps))
-    return sooner if sooner != found and await breaks(sooner) else found
+    if sooner != found:
+        await breaks(sooner)
+
+
+async def _fewest(
+    taken: tuple[Step, ...], part: int, still: Callable[[tuple[Step, ...]], Awaitable[bool]]
+) -> tuple[Step, ...] | None:
+    """As few of the steps as still do it: none, if that is enough, or some of the last."""
+    if await still(()):
+        return ()
+    left = taken[-part:]
+    if not await still(left):
+        left = taken[-_MOST_STEPS:]
+        if len(left) <= part or not await still(left):
+            return None
+    return await shrink.smallest_part(left, still, _TRIES)
 
 
 def _with(senders: int, taken: Sequence[Step]) -> Schedule | None:
@@ -123,6 +156,20 @@ def _with(senders: int, taken: Sequence[Step]) -> Schedule | None:
     if senders == 1 and any(step.fault.startswith("client.") for step in taken):
         return None
     return Schedule(senders, steps.among(taken, names(senders)))
+
+
+def shows(folder: Path, kinds: Set[checker.Kind], schedule: Schedule) -> bool:
+    """Whether the run of a schedule that was left in a folder breaks the claim by one of these kinds of anomalies.
+
+    Without any fault not where an answer was late: then it is the machine that disturbs.
+
+    Raises:
+        HarnessError: its history cannot be read.
+    """
+    history = h.SavedHistory(folder / "history.jsonl")
+    if not schedule.steps and any(isinstance(event, h.Ok) and event.late for event in history):
+        return False
+    return not kinds.isdisjoint(anomaly.kind for anomaly in checker.judge(history).broken_by)
 
 
 def write_scenario(path: Path, schedule: Schedule, *, kinds: Sequence[str], found_by: str, transport: str) -> None:

@@ -585,7 +585,7 @@ class System:
 
     def _taken(self, part: Iterator[Step], deadline: float) -> Iterator[Step]:
         for step in part:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or not self.server.is_running:  # one that has crashed stays down
                 break
             steps.append(self._folder / steps.FILE, step)
             yield step

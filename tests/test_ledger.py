@@ -77,12 +77,20 @@ def test_mistakes_are_sentences_of_their_own() -> None:
     assert len({entry.mistake for entry in ENTRIES}) == len({entry.name for entry in ENTRIES}) == len(ENTRIES)
 
 
-def test_table_of_the_readme_is_that_of_the_ledger() -> None:
-    """What the README says of the ledger is made of the ledger."""
+def test_table_of_the_readme_is_that_of_a_ledger_of_these_entries() -> None:
+    """Each entry as it is today, and caught; the times, which are all that is measured, with their day and machine."""
     readme = (PROJECT / "README.md").read_text()
-    found = re.search("<!-- ledger -->\n(.*?)\n<!-- /ledger -->", readme, re.DOTALL)
+    found = re.search("<!-- ledger -->\n(.*?)<!-- /ledger -->", readme, re.DOTALL)
     assert found is not None
-    assert found[1].strip() == ledger.table().strip()
+    seconds = [float(each) for each in re.findall(r"\| ([0-9.]+) \|$", found[1], re.MULTILINE)]
+    head = re.match(r"Times to catch of (\d{4}-\d\d-\d\d), on (\d+ cores?, .*):\n", found[1])
+    assert head is not None
+    caught = [
+        result(entry=e.name, hop=e.hop, mistake=e.mistake, anomaly=e.anomaly, case=e.case, by=e.case, seconds=taken)
+        for e, taken in zip(ENTRIES, seconds, strict=True)
+    ]
+    made = msgspec.structs.replace(ended(*caught), started=f"{head[1]}T12:00:00+00:00", machine=head[2])
+    assert found[1] == told.table(made)
 
 
 # -- what is concluded -------------------------------------------------------------------------------------------
@@ -204,6 +212,7 @@ def ended(*entries: Tried, planned: int | None = None, rounds: tuple[Round, ...]
         rounds_planned=len(rounds),
         entries=list(entries),
         rounds=list(rounds),
+        machine="2 cores",
     )
 
 
@@ -258,6 +267,32 @@ def test_page_holds_the_table(tmp_path: Path) -> None:
     assert not page.open
     assert "default-src 'none'" in page.source
     assert "<code>forgets</code>" in page.source
+
+
+def test_folder_has_the_table_for_the_readme(tmp_path: Path) -> None:
+    """Whose times they are, then a line for each entry; one that was not caught has no time to catch."""
+    told.save(tmp_path, ended(result(), result("survived", entry="no")))
+    assert (tmp_path / told.TABLE).read_text().splitlines() == [
+        "Times to catch of 2026-01-31, on 2 cores:",
+        "",
+        "| entry | what is wrong | where | anomaly | caught by | seconds |",
+        "|---|---|---|---|---|--:|",
+        f"| `forgets` | It `forgets`. | server | `lost` | `{CASE}` | 7.0 |",
+        "| `no` | It `forgets`. | server | `lost` | survived |  |",
+    ]
+
+
+def test_newest_is_one_of_all_entries_that_came_to_its_end(tmp_path: Path) -> None:
+    """What was stopped, a single entry, correct servers alone and what is damaged say too little."""
+    kept = Round(target="reference", number=1, word="kept", why="", seconds=1.0)
+    whole = ended(result(), result(entry="no"))
+    ledgers = (whole, msgspec.structs.replace(whole, seconds=9.0), ended(result(), planned=2), ended(result()))
+    assert told.newest(tmp_path) is None
+    for number, ledger_then in enumerate((*ledgers, ended(rounds=(kept,)), whole), start=1):
+        (tmp_path / f"ledger-{number}").mkdir()
+        told.save(tmp_path / f"ledger-{number}", ledger_then)
+    (tmp_path / "ledger-6" / told.FILE).write_text("{")
+    assert told.newest(tmp_path) == msgspec.structs.replace(whole, run="ledger-2", seconds=9.0)
 
 
 def test_page_is_written_again_from_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

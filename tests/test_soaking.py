@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import re
+import shlex
 import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from harness.steps import Schedule, Step
 from harness.streaming import TEXT, streaming
 from harness.system import System
 from tests.histories import content_of, identity, started
-from tests.runs import run
+from tests.runs import Ran, run, running, wait_until
 from tests.systems import in_event_loop
 from tests.test_system import CLAIM, of, place
 
@@ -228,8 +230,58 @@ def test_whole_schedule_is_tried_where_the_last_part_is_not_enough() -> None:
 
 
 def test_what_breaks_without_any_fault_has_no_steps() -> None:
-    """There is nothing to leave out but senders."""
-    assert found(of_numbers(0), 20, lambda _: True) == (Schedule(1, ()), 2)
+    """Whatever had happened when it broke; there is nothing to leave out then but senders."""
+    assert found(of_numbers(50), 10, lambda _: True) == (Schedule(1, ()), 3)
+    assert found(of_numbers(0), 20, lambda _: True) == (Schedule(1, ()), 3)
+
+
+def test_what_broke_by_chance_is_not_the_smallest() -> None:
+    """What is found has broken twice; if nothing has, it is the smallest that broke at all."""
+    once: list[Schedule] = []
+
+    def breaks(candidate: Schedule) -> bool:
+        if 47 not in _numbers(candidate) or candidate in once:
+            return False
+        once.extend([candidate] if len(candidate.steps) == 1 else [])
+        return True
+
+    smaller, _ = found(of_numbers(50), 10, breaks)
+    assert smaller is not None
+    assert len(smaller.steps) > 1
+
+    def never_again(candidate: Schedule) -> bool:
+        broke = candidate not in once
+        once.append(candidate)
+        return broke
+
+    once.clear()
+    assert found(of_numbers(50), 10, never_again)[0] == Schedule(1, ())
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("taken", [(), (lost("alice"),)], ids=["no steps", "a step"])
+def test_late_answers_without_a_fault_are_of_the_machine(taken: tuple[Step, ...], late: bool, tmp_path: Path) -> None:
+    """What breaks then is no sign of what the server is like when nothing happens."""
+    recorder = h.Recorder(tmp_path / "history.jsonl")
+    message = identity("alice", 1)
+    content = content_of(message)
+    events: list[h.AnyEvent] = [
+        started(receivers="none"),
+        h.Invoke(time=1.0, message=message, sender="alice", sequence=1, content=content, policy="persistent"),
+        h.Attempt(time=1.1, message=message, attempt=1, offset="o", connection=1),
+        h.Info(time=2.1, message=message, attempt=1, reason="no answer in 1 s", timed_out=True),
+        h.Attempt(time=2.2, message=message, attempt=2, offset="o", connection=1),
+        *([h.Ok(time=2.3, message=message, attempt=1, late=True)] if late else []),
+        h.Ok(time=2.4, message=message, attempt=2, late=False),
+        h.Settled(time=2.5, message=message, outcome="acknowledged"),
+        *(h.Row(time=3.0, id=number, client_offset="o", content=content) for number in (1, 2)),
+        h.Finished(time=3.0),
+    ]
+    for event in events:
+        recorder.record(event)
+    recorder.close()
+    assert soaking.shows(tmp_path, {"duplicate"}, Schedule(1, taken)) == (not late or bool(taken))
+    assert not soaking.shows(tmp_path, {"lost"}, Schedule(1, taken))
 
 
 def test_of_a_long_schedule_only_the_last_steps_are_tried() -> None:
@@ -240,14 +292,14 @@ def test_of_a_long_schedule_only_the_last_steps_are_tried() -> None:
         tried.append(len(candidate.steps))
         return False
 
-    assert found(of_numbers(5000), 20, breaks) == (None, 2)
-    assert tried == [20, 100]
+    assert found(of_numbers(5000), 20, breaks) == (None, 3)
+    assert tried == [0, 20, 100]
 
 
 def test_what_does_not_break_again_is_not_made_smaller() -> None:
     """There is nothing to show then, and it is not tried often."""
-    assert found(of_numbers(50), 10, lambda _: False) == (None, 2)
-    assert found(of_numbers(10), 10, lambda _: False) == (None, 1)
+    assert found(of_numbers(50), 10, lambda _: False) == (None, 3)
+    assert found(of_numbers(10), 10, lambda _: False) == (None, 2)
 
 
 def _numbers(schedule: Schedule) -> list[object]:
@@ -268,17 +320,71 @@ def test_soak_of_a_right_server_is_kept_and_tells_how_it_goes(tmp_path: Path) ->
     assert scenario["replay"].endswith(" --seed 5 --target reference --soak 5s --senders 3")
 
 
-def test_soak_that_breaks_leaves_a_scenario_that_breaks_too(tmp_path: Path) -> None:
-    """And the command that runs it."""
+@pytest.mark.parametrize(
+    ("name", "kind", "line"),
+    [
+        ("no_unique_constraint", "duplicate", ".lose_acknowledgement()"),
+        ("truncates_content", "corrupted", "pass  # it takes no fault"),
+    ],
+)
+def test_soak_that_breaks_leaves_a_scenario_that_breaks_too(name: str, kind: str, line: str, tmp_path: Path) -> None:
+    """And the command that runs it as it is, wherever the reports are; without a fault where it takes none."""
     path = scheduled(tmp_path, lost("alice"), Step("bob", 1, "link.flap", {"times": 1}))
-    target = ("--target", "ledger/no_unique_constraint")
-    ran = run(tmp_path / "first", "scenarios", "--soak", path, *target)
-    assert ran.anomalies("soak-python-websocket") == {"duplicate"}, ran.output
-    written = ran.folder / "soak-python-websocket" / "test_smallest.py"
-    assert f"{written.name} {' '.join(target)}" in ran.output
-    assert "lose_acknowledgement" in written.read_text()
-    again = run(tmp_path / "second", "-p", "harness.plugin", str(written), *target)
-    assert again.anomalies("soak-found-python-websocket") == {"duplicate"}, again.output
+    ran = run(tmp_path / "first", "scenarios", "--soak", path, "--target", f"ledger/{name}")
+    assert ran.anomalies("soak-python-websocket") == {kind}, ran.output
+    command = ran.scenarios["soak-python-websocket"]["smallest"]
+    assert f"smallest: {command}\n" in ran.output
+    assert line in (ran.folder / "soak-python-websocket" / "test_smallest.py").read_text()
+    again = run(tmp_path / "second", *shlex.split(command)[1:])
+    assert again.anomalies("soak-found-python-websocket") == {kind}, again.output
+    assert again.scenarios["soak-found-python-websocket"]["replay"].startswith("pytest -p harness.plugin ")
+
+
+def interrupted(folder: Path, awaited: str, *arguments: str) -> Ran:
+    """A soak that is interrupted when it has said something."""
+    with running(folder, "scenarios", *arguments) as started:
+        wait_until(
+            lambda: awaited in started.output or started.process.poll() is not None, awaited, lambda: started.output
+        )
+        started.interrupt()
+        return started.wait()
+
+
+def test_interrupted_soak_tells_what_it_has_judged(tmp_path: Path) -> None:
+    """On the terminal and in the report; that is no verdict, and the exit status is pytest's."""
+    ran = interrupted(tmp_path, "no anomalies", "--soak", scheduled(tmp_path, *[lost("alice")] * 1000))
+    assert (ran.status, ran.summary["gate"]) == (2, "error"), ran.output
+    said = re.search(r"; interrupted after \d+ parts?: [\d,]+ messages in .* faults: no anomalies", ran.output)
+    assert said is not None, ran.output
+    assert said[0] in ran.scenarios["soak-python-websocket"]["why"]
+    assert said[0] in (ran.folder / "index.html").read_text()
+
+
+def test_soak_that_is_interrupted_while_it_looks_for_less_is_broken(tmp_path: Path) -> None:
+    """What was found stays found."""
+    path = scheduled(tmp_path, lost("alice"))
+    ran = interrupted(tmp_path, "it broke", "--soak", path, "--target", "ledger/no_unique_constraint")
+    assert (ran.status, ran.summary["gate"]) == (2, "broken"), ran.output
+    assert ran.anomalies("soak-python-websocket") == {"duplicate"}
+
+
+@in_event_loop
+async def test_nothing_more_is_done_to_a_server_that_has_crashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays down, and each further fault would only wait for what cannot come."""
+    taken: list[Step] = []
+
+    async def crashing(system: System) -> None:
+        async for part in system.parts(await system.senders(1)):
+            for step in part:
+                taken.append(step)
+                await system.server.stop()
+
+    async with place(tmp_path, monkeypatch) as here:
+        soak = Soak(60, lambda path: soaking.judged(path, print), (lost("alice"),) * 3)
+        await here.run(crashing, msgspec.structs.replace(CLAIM, soak=soak))
+    assert taken == [lost("alice")]
 
 
 def test_parts_are_told_with_their_anomalies(tmp_path: Path) -> None:

@@ -588,6 +588,7 @@ class DriverSender(Author):
             yield f"the process group was killed with attempt {message.attempts} of {message.id} held in the link"
         finally:
             await self.link.restore()
+            await self.close()  # where nothing was there to be hit it lives, and a second one would speak beside it
             await self.start()
 
     @fault("client")

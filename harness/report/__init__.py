@@ -1,10 +1,13 @@
-"""The report: a pure function of a run folder. Run folder in, summary.json, junit.xml and index.html out."""
+"""The report: a pure function of what is on disk. Run folder in, summary.json, junit.xml and index.html out.
+
+The page also has the newest ledger of the folder of reports in which the run folder is.
+"""
 
 from pathlib import Path
 
 import msgspec
 
-from harness.report import html, junit, run, summary
+from harness.report import html, junit, ledger, run, summary
 from harness.report.run import publish
 from harness.report.summary import Summary
 
@@ -22,5 +25,5 @@ def write(run_folder: Path) -> Summary:
     encoded = msgspec.json.format(msgspec.json.encode(verdict), indent=2)
     run.write_atomically(loaded.path / "summary.json", encoded + b"\n")
     run.write_atomically(loaded.path / "junit.xml", junit.render(loaded, verdict))
-    run.write_atomically(loaded.path / "index.html", html.render(loaded, verdict))
+    run.write_atomically(loaded.path / "index.html", html.render(loaded, verdict, ledger.newest(loaded.path.parent)))
     return verdict

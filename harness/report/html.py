@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import msgspec
@@ -24,6 +24,9 @@ from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
 from harness.report.text import anchor, body, in_code, one_line, ranges, times, visible
 from harness.report.timeline import Mark, Timeline
 from harness.scenario import PAIRS, ControlResult, shown_by_pair
+
+if TYPE_CHECKING:
+    from harness.report.ledger import Ledger
 
 # A verdict is never told by colour alone.
 SYMBOLS: Final = {"kept": "✓", "broken": "✗", "unproven": "?", "error": "!"}
@@ -105,10 +108,11 @@ class View(msgspec.Struct, frozen=True):
                 return f"{number:,} anomalies that break the claim"
 
 
-def render(run: RunFolder, summary: Summary) -> bytes:
-    """The content of index.html."""
+def render(run: RunFolder, summary: Summary, ledger: "Ledger | None") -> bytes:
+    """The content of index.html; `ledger` is one whose folder is beside that of the run."""
     views = _views(run.path, summary)
-    return page("index.html", plan=run.plan, summary=summary, views=views, words=tuple(reversed(WEIGHT)))
+    words = tuple(reversed(WEIGHT))
+    return page("index.html", plan=run.plan, summary=summary, views=views, words=words, ledger=ledger)
 
 
 def page(template: str, **values: object) -> bytes:

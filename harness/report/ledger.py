@@ -1,19 +1,24 @@
-"""What came of the ledger, `ledger.json` in a folder of its own, and its page: a pure function of that file."""
+"""What came of the ledger, `ledger.json` in a folder of its own, its page and table: pure functions of that file."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
+from harness.checker import VerdictWord
+from harness.errors import HarnessError
 from harness.report import html
 from harness.report.run import read, write_atomically
 from harness.report.text import times
 
 FILE = "ledger.json"
+TABLE = "table.md"
 Word = Literal["caught", "survived", "mistaken", "error"]
 RoundWord = Literal["kept", "accused", "unproven", "error"]
-CLASSES: Final[dict[Word | RoundWord, str]] = {
+# The verdict that has the same colour and sign.
+_LIKE: Final[dict[Word | RoundWord, VerdictWord]] = {
     "caught": "kept",
     "survived": "broken",
     "mistaken": "broken",
@@ -22,7 +27,6 @@ CLASSES: Final[dict[Word | RoundWord, str]] = {
     "accused": "broken",
     "unproven": "unproven",
 }
-"""The colour and the sign of each word, by the verdict that has the same."""
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -53,6 +57,11 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     shown: list[Shown] = []
     unjudged: list[str] = []
 
+    @property
+    def like(self) -> VerdictWord:
+        """The verdict that has the same colour and sign."""
+        return _LIKE[self.word]
+
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one run of all scenarios on a correct server."""
@@ -64,9 +73,14 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     report: str | None = None
 
+    @property
+    def like(self) -> VerdictWord:
+        """The verdict that has the same colour and sign."""
+        return _LIKE[self.word]
+
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """`ledger.json`: what was planned, and what came of it as far as it came."""
+    """`ledger.json`: what was planned, and what came of it as far as it came. Its times are those of one `machine`."""
 
     schema: int = 1
     run: str
@@ -78,6 +92,12 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     rounds_planned: int
     entries: list[Tried]
     rounds: list[Round]
+    machine: str = ""
+
+    @property
+    def date(self) -> str:
+        """The day on which it was started."""
+        return self.started.partition("T")[0]
 
     @property
     def is_finished(self) -> bool:
@@ -143,14 +163,25 @@ def load(folder: Path) -> Ledger:
     return read(folder / FILE, Ledger)
 
 
+def newest(reports: Path) -> Ledger | None:
+    """The newest ledger in a folder of reports that came to its end, if there is one; a single entry is none."""
+    for path in sorted(reports.glob(f"ledger-*/{FILE}"), reverse=True):
+        with contextlib.suppress(HarnessError):
+            ledger = load(path.parent)
+            if ledger.is_finished and len(ledger.entries) > 1:
+                return msgspec.structs.replace(ledger, run=path.parent.name)
+    return None
+
+
 def save(folder: Path, ledger: Ledger) -> None:
-    """Write what came of a ledger, and its page.
+    """Write what came of a ledger, its page, and its table as the README has it.
 
     Raises:
         HarnessError: one of them cannot be written.
     """
     encoded = msgspec.json.format(msgspec.json.encode(ledger), indent=2)
     write_atomically(folder / FILE, encoded + b"\n")
+    write_atomically(folder / TABLE, table(ledger).encode())
     write(folder)
 
 
@@ -165,7 +196,7 @@ def write(folder: Path) -> None:
 
 def render(ledger: Ledger) -> bytes:
     """The content of index.html."""
-    return html.page("ledger.html", ledger=ledger, classes=CLASSES, servers=by_server(ledger.rounds))
+    return html.page("ledger.html", ledger=ledger, servers=by_server(ledger.rounds))
 
 
 def by_server(rounds: Sequence[Round]) -> dict[str, list[Round]]:
@@ -174,3 +205,18 @@ def by_server(rounds: Sequence[Round]) -> dict[str, list[Round]]:
     for each in rounds:
         found.setdefault(each.target, []).append(each)
     return found
+
+
+def table(ledger: Ledger) -> str:
+    """The entries in Markdown, below a line on whose times they are."""
+    lines = [
+        f"Times to catch of {ledger.date}, on {ledger.machine}:",
+        "",
+        "| entry | what is wrong | where | anomaly | caught by | seconds |",
+        "|---|---|---|---|---|--:|",
+    ]
+    for each in ledger.entries:
+        by, seconds = (f"`{each.by}`", f"{each.seconds:.1f}") if each.by else (each.word, "")
+        cells = (f"`{each.entry}`", each.mistake, each.hop, f"`{each.anomaly}`", by, seconds)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

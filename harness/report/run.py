@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from harness import coverage
 from harness.errors import HarnessError, reason
-from harness.history import History, SavedHistory
+from harness.history import History, SavedHistory, Soaked
 from harness.repeat import Count, tally, worst
 from harness.repeat import folder as repetition
 from harness.scenario import CONTROLS, PAIRS, Declared, Result
@@ -183,10 +184,19 @@ def _result(folder: Path, declared: Declared, plan: Plan, preflight_error: str |
         raise HarnessError(_unfinished(repetitions, plan.repeat, ended))
     begun = [name for name in _runs(declared) if (folder / name / HISTORY).exists()]
     if begun:
-        raise HarnessError(f"it did not finish: {ended} during its {begun[-1]}")
+        raise HarnessError(f"it did not finish: {ended} during its {begun[-1]}{_judged_before(folder / begun[-1])}")
     if (folder / "scenario.json").exists():
         raise HarnessError(f"it did not finish: {ended} before its first message")
     raise HarnessError(f"it did not run: {ended} before it")
+
+
+def _judged_before(run: Path) -> str:
+    """Which parts of a soak were judged before its end came, none of which breaks the claim; nothing of other runs."""
+    with contextlib.suppress(HarnessError):
+        for event in SavedHistory(run / HISTORY):
+            if isinstance(event, Soaked) and event.parts:
+                return f"; interrupted after {coverage.parts_in_words(event)}"
+    return ""
 
 
 def _check_repeated(path: Path, result: Result, planned: int) -> None:

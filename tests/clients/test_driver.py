@@ -132,6 +132,19 @@ async def test_frozen_client_sends_a_stored_message_again(tmp_path: Path) -> Non
 
 
 @in_event_loop
+async def test_kill_that_hits_nothing_leaves_one_program(tmp_path: Path) -> None:
+    """It is started again as after any other kill, and not beside itself."""
+    async with behind(tmp_path, "websocket") as there, sending(there, tmp_path) as alice:
+        await alice.connected(DEADLINE_SECONDS)
+        kill = alice.kill()
+        await kill.begin()
+        await kill.heal()
+        assert (await alice.send()).acknowledged
+        assert len(there.here.events(h.Connected)) == 2
+        assert len(there.here.events(h.Disconnected)) == 1
+
+
+@in_event_loop
 async def test_kill_after_the_answer_is_not_seen(tmp_path: Path) -> None:
     """A message that had its answer before the kill was not bitten."""
     async with behind(tmp_path, "websocket") as there, sending(there, tmp_path) as alice:

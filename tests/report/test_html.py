@@ -5,6 +5,7 @@ import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +14,8 @@ from harness import history as h
 from harness import repeat, report
 from harness.checker import Anomaly
 from harness.outcome import Outcome
-from harness.report import text
+from harness.report import ledger, text
+from harness.report.ledger import Ledger, Tried
 from tests.report import samples
 from tests.report.samples import RunBuilder, Script, declared
 
@@ -276,7 +278,7 @@ def test_a_run_without_scenarios_has_a_page(tmp_path: Path) -> None:
 
 
 def test_the_page_is_a_function_of_the_folder(tmp_path: Path) -> None:
-    """Writing the report twice gives the same bytes."""
+    """And of the ledger beside it: writing the report twice gives the same bytes."""
     samples.write_showcase(tmp_path)
     names = ("summary.json", "junit.xml", "index.html")
     report.write(tmp_path)
@@ -310,6 +312,32 @@ def test_a_sweep_is_a_strip_with_a_mark_for_each_case(tmp_path: Path) -> None:
     titles = [each["title"] for each in page.all("li") if each.get("class") == "resent"]
     assert titles == [f"wire/up/{at}: sent again (byte {at + 1} of 3)" for at in range(3)]
     assert "wire/up/0..2" in page.text
+
+
+def test_the_newest_ledger_beside_the_run_is_on_its_page(tmp_path: Path) -> None:
+    """With its day, what came of it and its table; each link of it leads from the folder of the run into its own."""
+    RunBuilder(tmp_path / "run").kept()
+    page = page_of(tmp_path / "run")
+    assert "There is no ledger in this folder of reports: python -m harness ledger tries" in page.text
+    caught: dict[str, Any] = {
+        "hop": "server",
+        "mistake": "It forgets.",
+        "anomaly": "lost",
+        "case": "cut",
+        "why": "",
+        "seconds": 7.0,
+    }
+    entries = [Tried(entry=name, word="caught", by="cut", report=f"{name}/r/index.html", **caught) for name in "ab"]
+    counts: dict[str, Any] = {"seconds": 9.0, "entries_planned": 2, "rounds_planned": 0}
+    own = Ledger(run="", started="2026-01-31T12:00", command="", full=False, entries=entries, rounds=[], **counts)
+    (tmp_path / "ledger-1").mkdir()
+    ledger.save(tmp_path / "ledger-1", own)
+    page = page_of(tmp_path / "run")
+    links = [link for a in page.all("a") if (link := a["href"] or "").startswith("../")]
+    assert links == [f"../ledger-1/{place}index.html" for place in ("", "a/r/", "b/r/")]
+    assert "the ledger of 2026-01-31. 2 of 2 entries caught; 9 s." in page.text
+    assert "It forgets." in page.text
+    assert not page.open
 
 
 def test_a_scenario_that_ran_once_says_nothing_of_repeating(showcase: Page) -> None:

@@ -1,11 +1,14 @@
 """Loading run folders, and the files that name the newest one."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from harness import history as h
 from harness.errors import HarnessError
+from harness.history import History
 from harness.repeat import Repeated, Word, seeds
 from harness.report import run
 from harness.scenario import Result
@@ -32,6 +35,27 @@ def test_what_did_not_finish_says_how_far_it_came(tmp_path: Path) -> None:
         "it did not finish: the run ended before its first message",
         "it did not finish: the run ended during its claim",
     ]
+
+
+@pytest.mark.parametrize(
+    ("judged", "told"),
+    [
+        ({"parts": 0}, ""),
+        ({"parts": 1}, "; interrupted after 1 part: 500 messages in 20 s (25 a second), 3 faults: no anomalies"),
+        (
+            {"parts": 2, "unproven": "it was so"},
+            "; interrupted after 2 parts: 500 messages in 20 s (25 a second), 3 faults: unproven: it was so",
+        ),
+    ],
+)
+def test_a_soak_that_did_not_finish_says_what_was_judged(judged: dict[str, Any], told: str, tmp_path: Path) -> None:
+    """The parts before the one that was interrupted have kept the claim, and that is no verdict on the whole."""
+    counts: dict[str, Any] = {"seconds": 20.0, "counts": {"sent": 500}, "faults": {"flap": 3}, "sequences": {}}
+    begun = h.Soaked(time=20.0, **counts, **judged)
+    claim = History([*samples.interrupted(), begun])
+    RunBuilder(tmp_path).begin(declared("soak-python-websocket"), {"claim": claim})
+    loaded = run.load(tmp_path)
+    assert loaded.unfinished == {"soak-python-websocket": f"it did not finish: the run ended during its claim{told}"}
 
 
 def test_a_failed_preflight_is_why_nothing_ran(tmp_path: Path) -> None:
