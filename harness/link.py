@@ -137,6 +137,7 @@ class SenderLink(Link):
         own = connection.last_unit_bytes
         async with self._limited(connection, count, direction) as cut:
             message = yield None
+            await self._let_in(message, direction)
             if count > shortest and await self._passes(connection, message):
                 yield f"nothing was cut: the exchange had less than {_bytes(count)} {direction}, {_answer(message)}"
                 return
@@ -148,7 +149,7 @@ class SenderLink(Link):
             if stored and direction == "upstream" and count - before < own:
                 raise NotSeen("the message was stored")
             # Over polling the request that brings the message is answered before anybody has looked at it.
-            if not stored and direction == "downstream" and len(connection.bytes_by_wire) == 1:
+            if not stored and direction == "downstream" and connection.is_websocket:
                 raise NotSeen("the message was not stored: what was cut was not its answer")
             yield f"{connection.cut} was cut after {_bytes(count)} {direction}, {answer}"
 
@@ -394,21 +395,76 @@ class SenderLink(Link):
             await self.hold("upstream")
             message = yield None
             await self.sender.left(message)
-            await self.restore(_limit(count, direction))
+            failed = await self._way_back(connection, count, direction)
+            if self.sender.latest is connection:
+                await self._require_unstored(message)
             if length is not None and count > length:
-                await self._closed(connection)
-                await self.sender.connected(self._patience_seconds)
+                if failed is not None:
+                    raise NotSeen(f"a handshake of more than {_bytes(length)} {direction} was cut ({failed})")
                 yield f"nothing was cut: a handshake has {_bytes(length)} {direction}"
                 return
+            if failed is None and count != length:
+                raise NotSeen(f"the handshake got through: it had less than {_bytes(count)} {direction}")
             where = f"a handshake was cut after {_bytes(count)} {direction} while {message.id} waited"
-            if count == length:
-                await self._closed(connection)
-                await self._first(self._failed_connect(message), self.sender.connected(self._patience_seconds))
-                yield where
-                return
-            yield f"{where} ({await self._failed_connect(message)})"
+            yield where + (f" ({failed})" if failed is not None else "")
         finally:
             await self.restore()
+
+    async def _way_back(self, connection: SeenConnection, count: int, direction: Direction) -> str | None:
+        """Cut a connection, and those that follow after `count` bytes in that direction.
+
+        Returns why the first try to come back failed, or None when there is a connection as it should be.
+        """
+        before = len(self.sender.connect_failures)
+        with self._away():
+            await self.restore(_limit(count, direction))
+            await self._closed(connection)
+
+        def failure() -> str | None:
+            return next((why for why in self.sender.connect_failures[before:] if not _is_refusal(why)), None)
+
+        await waiting.until(
+            lambda: failure() is not None or self.sender.latest is not connection,
+            awaited=f"a try of {self.sender.name} to connect",
+            timeout_seconds=self._patience_seconds,
+            last_seen=lambda: self.sender.connect_failures[before:],
+            interval_seconds=0.001,
+        )
+        latest = self.sender.latest
+        if latest is not connection and self.sender.upgrades and latest is not None and not latest.is_websocket:
+            return "it was not upgraded"
+        return failure()
+
+    # -- what only the limit can tell ----------------------------------------------------------------------------
+
+    async def cuts_handshake(self, count: int, direction: Direction) -> bool:
+        """Whether no connection can be made while each ends after `count` bytes in that direction.
+
+        Raises:
+            WaitTimeout: its sender is not connected, or does not come back.
+        """
+        connection = await self.sender.idle(downstream=True)
+        try:
+            failed = await self._way_back(connection, count, direction)
+            connection = self.sender.latest or connection
+        finally:
+            await self.restore()
+        await self._closed(connection)
+        return failed is not None
+
+    async def cuts_message(self, text: str, count: int, direction: Direction) -> bool:
+        """Whether the exchange of a message is cut where each TCP connection ends after `count` more bytes that way.
+
+        Raises:
+            WaitTimeout: its sender is not connected, or is not done with the message.
+        """
+        connection = await self.sender.idle(downstream=True)
+        async with self._limited(connection, count, direction):
+            message = self.sender.post(text)
+            await self._let_in(message, direction)
+            passes = await self._passes(connection, message)
+        await self.sender.finished(message)
+        return not passes
 
     @fault("link")
     async def blackhole(self, direction: Direction, seconds: float) -> Acts:
@@ -474,7 +530,10 @@ class SenderLink(Link):
     async def _limited(
         self, connection: SeenConnection, count: int, direction: Direction
     ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Have a connection cut behind `count` more bytes; gives a wait for that. None takes its place in the scope."""
+        """Have a connection cut behind `count` more bytes; gives a wait for that. None takes its place in the scope.
+
+        `_let_in` has to follow where a message is there.
+        """
         limit = _limit(count, direction)
         with self._away() as obeys:
 
@@ -484,6 +543,8 @@ class SenderLink(Link):
                     await self.close()  # so that no reconnect sneaks in
 
             try:
+                if self._meets_polls(direction):
+                    await self.hold(direction)
                 await self._proxy.add_toxic(*limit)
                 yield cut
             finally:
@@ -492,6 +553,17 @@ class SenderLink(Link):
                     await self._proxy.remove_toxic(limit.name)
                 else:
                     await self.restore()
+                    await self._closed(connection)
+
+    def _meets_polls(self, direction: Direction) -> bool:
+        """Whether what was sent before may still be on its way: a poll that must not be cut in the message's place."""
+        return direction == "upstream" and self.sender.polls
+
+    async def _let_in(self, message: Message, direction: Direction) -> None:
+        """Let pass what was held so that the message is what meets the limit."""
+        if self._meets_polls(direction):
+            await self.sender.left(message)
+            await self.let_go(direction)
 
     async def refresh(self, *toxics: Toxic) -> None:
         """Close the connection, and wait for the next, whose heartbeats begin anew; with these toxics, if any.

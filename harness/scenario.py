@@ -322,8 +322,8 @@ def not_offered(case: Case) -> str | None:
         return f"the target has no server {declared.switch!r} among its controls"
     if declared.guarantee not in (None, claims.guarantee) and claims.guarantee != "exactly-once":
         return f"the target claims {claims.guarantee!r}; this asks for {declared.guarantee!r}"
-    if declared.sweep and case.transport != "websocket" and KINDS[case.client].command is not None:
-        return f"the client {case.client} does not tell what travels on each of several TCP connections"
+    if declared.sweep and case.transport == "upgrade" and KINDS[case.client].command is not None:
+        return f"no message waits for an upgrade of the client {case.client}: it sends before that"
     if (policy := _policy(case)) not in KINDS[case.client].policies:
         return f"the client {case.client} has no policy {policy!r}"
     if declared.controls and not _controls(case):

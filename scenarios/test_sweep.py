@@ -41,8 +41,7 @@ async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> 
     family="wire-connect",
     controls=["once"],
     variants={"up": {"direction": "upstream"}, "down": {"direction": "downstream"}},
-    transports=["websocket"],
-    clients=["python"],  # no driver tells the bytes of a handshake
+    transports=["websocket", "upgrade"],
     sweep=True,
 )
 async def test_message_that_waits_for_a_handshake_which_is_cut_at_any_byte_is_stored_once(

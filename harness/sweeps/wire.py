@@ -3,9 +3,10 @@
 import asyncio
 import itertools
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from harness.clients.sender import Sender
+from harness.errors import HarnessError
 from harness.fault import Fault
 from harness.link import Direction, SenderLink
 from harness.sweeps import TEXT
@@ -21,6 +22,7 @@ connections.
 # Upstream a link carries nothing but its own sender's bytes; downstream it carries the broadcasts of all.
 _LANES: dict[Direction, int] = {"upstream": 4, "downstream": 1}
 _DRY_RUNS = 5
+_LARGEST_BYTES = 2**16
 # With those of the case before, fewer than ten on a connection: their acknowledgements have one digit.
 _STREAM = 4
 # A WebSocket frame of a client: two bytes and the mask, and two more where the payload is longer than 125 bytes.
@@ -38,10 +40,7 @@ async def every_byte(system: System, direction: Direction, lanes: int | None = N
     senders = await _senders(system, lanes or _LANES[direction])
     if direction == "downstream" or not isinstance(senders[0], Sender):
         await asyncio.gather(*(sender.send_many(FIRST) for sender in senders))
-    lengths = [await measured(senders[0], direction) for _ in range(_DRY_RUNS)]
-    # Over polling an answer and a broadcast can share one response, or not: there, an exchange may end anywhere.
-    shared = system.transport == "polling" and direction == "downstream"
-    shortest, longest = (1 if shared else min(lengths)), max(lengths)
+    shortest, longest = await _ends(system, senders[0], direction)
     await _through(
         system,
         senders,
@@ -69,8 +68,7 @@ async def every_byte_of_a_handshake(system: System, direction: Direction) -> Non
     senders = await _senders(system, _LANES["upstream"])
     await asyncio.gather(*(sender.send_many(FIRST // len(senders)) for sender in senders))
     await senders[0].send()  # now the last row that it has heard of, which it tells when it comes back, is its own
-    lengths = [await handshake(senders[0], direction) for _ in range(_DRY_RUNS)]
-    length = min(lengths)
+    length = max([await handshake(senders[0], direction) for _ in range(_DRY_RUNS)])
     await _through(
         system,
         senders,
@@ -94,8 +92,48 @@ async def measured(sender: AnySender, direction: Direction) -> int:
     return max(after[of] - earlier[of] for after, earlier in sums)
 
 
+async def _ends(system: System, sender: AnySender, direction: Direction) -> tuple[int, int]:
+    """After how many bytes an exchange is over at the earliest and at the latest."""
+    if system.transport == "websocket" or isinstance(sender, Sender):
+        lengths = [await measured(sender, direction) for _ in range(_DRY_RUNS)]
+        shortest, longest = min(lengths), max(lengths)
+    else:
+        # A message that is cut here must not be missing in a control or a null: its sender is none of theirs.
+        probe = await system.sender("probe", policy="persistent")
+        await probe.send_many(FIRST)
+
+        async def cuts(count: int) -> bool:
+            return await probe.link.cuts_message(TEXT, count, direction)
+
+        lengths = [await _most_that_cuts(cuts) for _ in range(_DRY_RUNS)]
+        # Behind the last byte the answer may have come before the end of the connection.
+        shortest, longest = min(lengths) - 1, max(lengths)
+    # Over polling an answer and a broadcast can share one response, or not: there, an exchange may end anywhere.
+    shared = system.transport == "polling" and direction == "downstream"
+    return (1 if shared else shortest), longest
+
+
+async def _most_that_cuts(cuts: Callable[[int], Awaitable[bool]]) -> int:
+    """The largest limit that cuts, as no client tells what it sends and gets on each of its TCP connections.
+
+    Raises:
+        HarnessError: any limit does.
+    """
+    low, high = 0, 1
+    while await cuts(high):
+        low, high = high, 2 * high
+        if high > _LARGEST_BYTES:
+            raise HarnessError(f"a limit of {low} bytes cuts what is to be measured")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if await cuts(middle) else (low, middle)
+    return low
+
+
 async def handshake(sender: AnySender, direction: Direction) -> int:
     """How many bytes a handshake has, up to the answer to CONNECT."""
+    if not isinstance(sender, Sender):
+        return await _most_that_cuts(lambda count: sender.link.cuts_handshake(count, direction))
     await sender.idle(downstream=True)
     await sender.link.refresh()
     connection = await sender.idle()
