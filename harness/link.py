@@ -154,6 +154,24 @@ class SenderLink(Link):
             yield f"{connection.cut} was cut after {_bytes(count)} {direction}, {answer}"
 
     @fault("link")
+    async def cut_among(self, length: int, count: int = 0) -> Acts:
+        """Close the connection after exactly `count` more bytes downstream, whosever they are; the next one passes.
+
+        The message is the one that is under way then. All that is to come has `length` bytes; behind them nothing is
+        cut.
+        """
+        connection = await self.sender.idle(downstream=True)
+        async with self._limited(connection, count, "downstream") as cut:
+            message = yield None
+            if count > length and await self._passes(connection, message):
+                yield f"nothing was cut: all that came had less than {_bytes(count)} downstream, {_answer(message)}"
+                return
+            await cut()
+            if count > length:
+                raise NotSeen(f"the connection was cut, and no more than {_bytes(length)} downstream were to come")
+            yield f"{connection.cut} was cut after {_bytes(count)} downstream, {_answer(message)}"
+
+    @fault("link")
     async def cut_twice(self, first: int = 0, second: int = 0) -> Acts:
         """Close the connection after `first` more bytes upstream, and the way back after `second`; the next passes."""
         connection = await self.sender.idle(downstream=True)

@@ -38,6 +38,19 @@ async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> 
 
 
 @scenario(
+    family="wire-stream",
+    controls=["new-offset"],
+    variants={"down": {}},
+    transports=["websocket"],
+    clients=["python"],  # another does not stay away until the fault is over
+    sweep=True,
+)
+async def test_stream_whose_answers_are_cut_at_any_byte_is_stored_once(system: System) -> None:
+    """A connection that ends after any number of bytes of what comes while others send: each message is stored once."""
+    await wire.every_byte_of_the_answers_to_a_stream(system)
+
+
+@scenario(
     family="wire-connect",
     controls=["once"],
     variants={"up": {"direction": "upstream"}, "down": {"direction": "downstream"}},

@@ -5,6 +5,7 @@ import itertools
 import string
 from collections.abc import Awaitable, Callable, Sequence
 
+from harness.clients.author import Message, SeenConnection
 from harness.clients.sender import Sender
 from harness.errors import HarnessError
 from harness.fault import Fault
@@ -25,6 +26,10 @@ _DRY_RUNS = 5
 _LARGEST_BYTES = 2**16
 # With those of the case before, fewer than ten on a connection: their acknowledgements have one digit.
 _STREAM = 4
+# Of the sender whose answers are cut, and one more at the end.
+_ANSWERED = 2
+_LATER = 1000
+"""As `FIRST`, where there are more rows than fit into three digits."""
 # A WebSocket frame of a client: two bytes and the mask, and two more where the payload is longer than 125 bytes.
 _HEADER_BYTES, _LONG_HEADER_BYTES, _LONGEST_SHORT_PAYLOAD = 6, 8, 125
 
@@ -61,6 +66,54 @@ async def every_byte_of_a_stream(system: System) -> None:
         return link.cut_at("upstream", length, length, count, min(count, length - 1) // each * each)
 
     await _through(system, senders, length + 2, cut, lambda count: _place(count, length), stream=_STREAM)
+
+
+async def every_byte_of_the_answers_to_a_stream(system: System) -> None:
+    """Cut what comes to the sender of a stream after each of its bytes: its answers, and what others say meanwhile.
+
+    In which order that comes is not the same each time, and how much it is, is.
+    """
+    sender, *others = everyone = await _senders(system, 3)
+    await asyncio.gather(*(each.send_many(_LATER // len(everyone) + 1) for each in everyone))
+
+    async def measured() -> int:
+        await sender.link.refresh()
+        await sender.send(TEXT)  # behind all that the others have said
+        connection = await sender.idle(downstream=True)
+        ((_, before),) = connection.bytes_by_wire
+        await sender.finished(await _among_others(sender, others))
+        await sender.idle(downstream=True)
+        ((_, after),) = connection.bytes_by_wire
+        return after - before
+
+    length = max([await measured() for _ in range(_DRY_RUNS)])
+    await sender.send(TEXT)
+    for case in system.cases(length + 2):
+        fault = sender.link.cut_among(length, case)
+        async with system.inject(fault, case=case, place=_place(case, length)) as injected:
+            await injected.bitten(await _among_others(sender, others))
+        await sender.finished(sender.messages[-1])
+    await sender.send(TEXT)
+
+
+async def _among_others(sender: AnySender, others: Sequence[AnySender]) -> Message:
+    """Have all send, and the sender once more when it can hear nothing of the others any more.
+
+    Returns what was under way when the connection was cut, or that last message.
+    """
+    connection = await sender.idle(downstream=True)
+    messages = [sender.post(TEXT) for _ in range(_ANSWERED)]
+    await asyncio.gather(*(other.send(TEXT) for other in others))
+    await _unless_closed(connection, messages[-1].done)
+    messages.append(sender.post(TEXT))
+    await _unless_closed(connection, messages[-1].attempted)
+    return [message for message in messages if message.emitted_on is connection][-1]
+
+
+async def _unless_closed(connection: SeenConnection, event: asyncio.Event) -> None:
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait((waiting, connection.closed), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
 
 
 async def every_byte_of_a_handshake(system: System, direction: Direction) -> None:
