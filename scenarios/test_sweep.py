@@ -29,8 +29,8 @@ async def test_message_that_is_cut_at_any_byte_of_its_answer_is_stored_once(syst
     controls=["once"],
     variants={"up": {}},
     transports=["websocket"],
-    clients=["python"],
     sweep=True,
+    long_over=["node"],
 )
 async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> None:
     """A connection that ends after any number of bytes of several messages, while others send: each is stored once."""
@@ -44,6 +44,7 @@ async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> 
     transports=["websocket"],
     clients=["python"],  # another does not stay away until the fault is over
     sweep=True,
+    long_over=["websocket"],
 )
 async def test_stream_whose_answers_are_cut_at_any_byte_is_stored_once(system: System) -> None:
     """A connection that ends after any number of bytes of what comes while others send: each message is stored once."""
@@ -56,6 +57,7 @@ async def test_stream_whose_answers_are_cut_at_any_byte_is_stored_once(system: S
     variants={"up": {"direction": "upstream"}, "down": {"direction": "downstream"}},
     transports=["websocket", "upgrade"],
     sweep=True,
+    long_over=["upgrade", "node"],
 )
 async def test_message_that_waits_for_a_handshake_which_is_cut_at_any_byte_is_stored_once(
     system: System, direction: Direction
@@ -114,7 +116,6 @@ async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(syst
     controls=["once"],
     variants={"wire-wire": {}},
     transports=["websocket"],
-    clients=["python"],
     sweep=True,
     long_over=["websocket"],
 )
@@ -128,7 +129,6 @@ async def test_message_that_is_cut_at_any_byte_and_cut_again_is_stored_once(syst
     controls=["once"],
     variants={"wire-lock": {}},
     transports=["websocket"],
-    clients=["python"],
     sweep=True,
     long_over=["websocket"],
 )
@@ -142,7 +142,6 @@ async def test_message_that_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(s
     controls=["once"],
     variants={"wire-kill": {}},
     transports=["websocket"],
-    clients=["python"],
     traces=True,
     sweep=True,
     long_over=["websocket"],
@@ -157,7 +156,6 @@ async def test_message_that_is_cut_at_any_byte_and_whose_server_dies_at_any_call
     controls=["new-offset"],
     variants={"kill-kill": {}},
     transports=["websocket"],
-    clients=["python"],
     traces=True,
     sweep=True,
     long_over=["websocket"],
