@@ -426,7 +426,7 @@ class SenderLink(Link):
             where = f"a handshake was cut after {_bytes(count)} {direction} while {message.id} waited"
             yield where + (f" ({failed})" if failed is not None else "")
         finally:
-            await self.restore()
+            await self._begin_anew()
 
     async def _way_back(self, connection: SeenConnection, count: int, direction: Direction) -> str | None:
         """Cut a connection, and those that follow after `count` bytes in that direction.
@@ -453,6 +453,16 @@ class SenderLink(Link):
             return "it was not upgraded"
         return failure()
 
+    async def _begin_anew(self) -> None:
+        """Let new connections pass; the sender has noticed the end of what it had when this is over."""
+        latest = self.sender.latest
+        with self._away() as obeys:
+            await self.restore()
+            if obeys:
+                latest = self.sender.latest  # a try that was under way may have ended well before that
+            if latest is not None:
+                await self._closed(latest)
+
     # -- what only the limit can tell ----------------------------------------------------------------------------
 
     async def cuts_handshake(self, count: int, direction: Direction) -> bool:
@@ -463,12 +473,9 @@ class SenderLink(Link):
         """
         connection = await self.sender.idle(downstream=True)
         try:
-            failed = await self._way_back(connection, count, direction)
-            connection = self.sender.latest or connection
+            return await self._way_back(connection, count, direction) is not None
         finally:
-            await self.restore()
-        await self._closed(connection)
-        return failed is not None
+            await self._begin_anew()
 
     async def cuts_message(self, text: str, count: int, direction: Direction) -> bool:
         """Whether the exchange of a message is cut where each TCP connection ends after `count` more bytes that way.
