@@ -21,9 +21,9 @@ node: $(READY)
 		--target reference --target tutorial-node --target hardened-node || status=$$?; \
 	exit $$status
 
-# Every byte of a message's exchange (our client over WebSocket and polling, the official one over WebSocket) and of a
-# handshake, every system call of both servers, with a WAL and a rollback journal, locks at any time, and pairs of faults; a
-# part of it is in `scenarios`.
+# Every byte of a message's exchange, of a stream and of a handshake, over WebSocket and polling, with both clients, every
+# system call of both servers, with a WAL and a rollback journal, locks at any time, and pairs of faults; a part of it is in
+# `scenarios`.
 sweep: $(READY)
 	status=0; \
 	$(VENV)/bin/pytest scenarios/test_sweep.py -n 3 --dist worksteal -k 'syscall or not rollback' \

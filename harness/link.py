@@ -117,19 +117,17 @@ class SenderLink(Link):
         Its sender does not come back before the end.
         """
         connection = await self.sender.idle(downstream=direction == "downstream")
-        if direction == "upstream":
-            async with self._limited_message(connection, count) as cut:
-                message = yield None
-                await cut(message)
-                yield f"{connection.cut} was cut after {_bytes(count)} upstream with {_open(message)}, and no row"
-            return
-        async with self._limited(connection, count, direction) as cut_answer:
+        async with self._limited(connection, count, direction) as (let_in, cut):
             message = yield None
-            await cut_answer()
-            await self._store.wait_for(message)
-            _require_unanswered(message, "the link was cut")
-            where = f"{connection.cut} was cut after {_bytes(count)} downstream"
-            yield f"{where} with {_open(message)}, and its row is there"
+            await let_in(message)
+            await cut()
+            if direction == "downstream":
+                await self._store.wait_for(message)
+                _require_unanswered(message, "the link was cut")
+            else:
+                await self._require_unstored(message)
+            where = f"{connection.cut} was cut after {_bytes(count)} {direction}"
+            yield f"{where} with {_open(message)}, {_row(direction)}"
 
     @fault("link")
     async def cut_at(self, direction: Direction, shortest: int, longest: int, count: int = 0, before: int = 0) -> Acts:
@@ -141,8 +139,9 @@ class SenderLink(Link):
         """
         connection = await self.sender.idle(downstream=True)
         own = connection.last_unit_bytes
-        async with self._limited(connection, count, direction) as cut:
+        async with self._limited(connection, count, direction) as (let_in, cut):
             message = yield None
+            await let_in(message)
             if count > shortest and await self._passes(connection, message):
                 yield f"nothing was cut: the exchange had less than {_bytes(count)} {direction}, {_answer(message)}"
                 return
@@ -154,9 +153,27 @@ class SenderLink(Link):
             if stored and direction == "upstream" and count - before < own:
                 raise NotSeen("the message was stored")
             # Over polling the request that brings the message is answered before anybody has looked at it.
-            if not stored and direction == "downstream" and len(connection.bytes_by_wire) == 1:
+            if not stored and direction == "downstream" and connection.is_websocket:
                 raise NotSeen("the message was not stored: what was cut was not its answer")
             yield f"{connection.cut} was cut after {_bytes(count)} {direction}, {answer}"
+
+    @fault("link")
+    async def cut_among(self, length: int, count: int = 0) -> Acts:
+        """Close the connection after exactly `count` more bytes downstream, whosever they are; the next one passes.
+
+        The message is the one that is under way then. All that is to come has `length` bytes; behind them nothing is
+        cut.
+        """
+        connection = await self.sender.idle(downstream=True)
+        async with self._limited(connection, count, "downstream") as (_, cut):
+            message = yield None
+            if count > length and await self._passes(connection, message):
+                yield f"nothing was cut: all that came had less than {_bytes(count)} downstream, {_answer(message)}"
+                return
+            await cut()
+            if count > length:
+                raise NotSeen(f"the connection was cut, and no more than {_bytes(length)} downstream were to come")
+            yield f"{connection.cut} was cut after {_bytes(count)} downstream, {_answer(message)}"
 
     @fault("link")
     async def cut_twice(self, first: int = 0, second: int = 0) -> Acts:
@@ -239,9 +256,11 @@ class SenderLink(Link):
         connection = await self.sender.idle()
         length = connection.last_unit_bytes
         count = min(max(round(at * length), 1), length - 1)
-        async with self._limited_message(connection, count) as cut:
+        async with self._limited(connection, count, "upstream") as (let_in, cut):
             message = yield None
-            await cut(message)
+            await let_in(message)
+            await cut()
+            await self._require_unstored(message)
             yield f"{connection.cut} was cut after {count} of {length} bytes with {_open(message)}, and no row"
 
     @fault("link")
@@ -408,21 +427,83 @@ class SenderLink(Link):
             await self.hold("upstream")
             message = yield None
             await self.sender.left(message)
-            await self.restore(_limit(count, direction))
+            failed = await self._way_back(connection, count, direction)
+            if self.sender.latest is connection:
+                await self._require_unstored(message)
             if length is not None and count > length:
-                await self._closed(connection)
-                await self.sender.connected(self._patience_seconds)
+                if failed is not None:
+                    raise NotSeen(f"a handshake of more than {_bytes(length)} {direction} was cut ({failed})")
                 yield f"nothing was cut: a handshake has {_bytes(length)} {direction}"
                 return
+            if failed is None and count != length:
+                raise NotSeen(f"the handshake got through: it had less than {_bytes(count)} {direction}")
             where = f"a handshake was cut after {_bytes(count)} {direction} while {message.id} waited"
-            if count == length:
-                await self._closed(connection)
-                await self._first(self._failed_connect(message), self.sender.connected(self._patience_seconds))
-                yield where
-                return
-            yield f"{where} ({await self._failed_connect(message)})"
+            yield where + (f" ({failed})" if failed is not None else "")
         finally:
+            await self._begin_anew()
+
+    async def _way_back(self, connection: SeenConnection, count: int, direction: Direction) -> str | None:
+        """Cut a connection, and those that follow after `count` bytes in that direction.
+
+        Returns why the first try to come back failed, or None when there is a connection as it should be.
+        """
+        before = len(self.sender.connect_failures)
+        with self._away():
+            await self.restore(_limit(count, direction))
+            await self._closed(connection)
+
+        def failure() -> str | None:
+            return next((why for why in self.sender.connect_failures[before:] if not _is_refusal(why)), None)
+
+        await waiting.until(
+            lambda: failure() is not None or self.sender.latest is not connection,
+            awaited=f"a try of {self.sender.name} to connect",
+            timeout_seconds=self._patience_seconds,
+            last_seen=lambda: self.sender.connect_failures[before:],
+            interval_seconds=0.001,
+        )
+        latest = self.sender.latest
+        if latest is not connection and self.sender.upgrades and latest is not None and not latest.is_websocket:
+            return "it was not upgraded"
+        return failure()
+
+    async def _begin_anew(self) -> None:
+        """Let new connections pass; the sender has noticed the end of what it had when this is over."""
+        latest = self.sender.latest
+        with self._away() as obeys:
             await self.restore()
+            if obeys:
+                latest = self.sender.latest  # a try that was under way may have ended well before that
+            if latest is not None:
+                await self._closed(latest)
+
+    # -- what only the limit can tell ----------------------------------------------------------------------------
+
+    async def cuts_handshake(self, count: int, direction: Direction) -> bool:
+        """Whether no connection can be made while each ends after `count` bytes in that direction.
+
+        Raises:
+            WaitTimeout: its sender is not connected, or does not come back.
+        """
+        connection = await self.sender.idle(downstream=True)
+        try:
+            return await self._way_back(connection, count, direction) is not None
+        finally:
+            await self._begin_anew()
+
+    async def cuts_message(self, text: str, count: int, direction: Direction) -> bool:
+        """Whether the exchange of a message is cut where each TCP connection ends after `count` more bytes that way.
+
+        Raises:
+            WaitTimeout: its sender is not connected, or is not done with the message.
+        """
+        connection = await self.sender.idle(downstream=True)
+        async with self._limited(connection, count, direction) as (let_in, _):
+            message = self.sender.post(text)
+            await let_in(message)
+            passes = await self._passes(connection, message)
+        await self.sender.finished(message)
+        return not passes
 
     @fault("link")
     async def blackhole(self, direction: Direction, seconds: float) -> Acts:
@@ -487,51 +568,41 @@ class SenderLink(Link):
     @contextlib.asynccontextmanager
     async def _limited(
         self, connection: SeenConnection, count: int, direction: Direction
-    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Have a connection cut behind `count` more bytes; gives a wait for that. None takes its place in the scope."""
-        limit = _limit(count, direction)
+    ) -> AsyncIterator[tuple[Callable[[Message], Awaitable[None]], Callable[[], Awaitable[None]]]]:
+        """Have a connection cut behind `count` more bytes; none takes its place in the scope.
+
+        Gives what lets a message in, as its first bytes, and what waits for the cut. Over polling nothing tells when
+        the poll that was sent before has got through, which else would be counted in place of the message: the link
+        holds the message until it is let in. That poll may be cut as well, on its own TCP connection.
+        """
+        limit, holds = _limit(count, direction), direction == "upstream" and self.sender.polls
+
+        async def let_in(message: Message) -> None:
+            if holds:
+                await self.sender.left(message)
+                await self._proxy.change_toxic(limit)
+                # Not removed: that can block Toxiproxy for 5 s, as behind the limit nobody takes what is left.
+                await self._proxy.change_toxic(_hold("upstream", rate=_FREE))
+
+        async def cut() -> None:
+            await self._cut(connection, obeys=obeys)
+
         with self._away() as obeys:
-
-            async def cut() -> None:
-                await self._cut(connection, obeys=obeys)
-
             try:
-                await self._proxy.add_toxic(*limit)
-                yield cut
+                if holds:
+                    await self.hold("upstream")
+                    # Behind what holds: to be added later it would let go of the message, which would pass it by.
+                    await self._proxy.add_toxic(*_limit(_FREE, "upstream"))
+                else:
+                    await self._proxy.add_toxic(*limit)
+                yield let_in, cut
             finally:
                 # Where nothing is open and nobody comes, the limit is all that is left.
-                if obeys and not connection.is_open:
+                if obeys and not holds and not connection.is_open:
                     await self._proxy.remove_toxic(limit.name)
                 else:
                     await self.restore()
-
-    @contextlib.asynccontextmanager
-    async def _limited_message(
-        self, connection: SeenConnection, count: int
-    ) -> AsyncIterator[Callable[[Message], Awaitable[None]]]:
-        """Have a connection cut behind `count` bytes of a message; gives a wait for that, and that it has no row.
-
-        The link holds the message before its limit is set. Over polling nothing tells when the poll that was sent
-        before it has got through, which else would be counted in its place; it may be cut as well, on its own TCP
-        connection.
-        """
-
-        async def cut(message: Message) -> None:
-            await self.sender.left(message)
-            await self._proxy.change_toxic(_limit(count, "upstream"))
-            # Not removed: that can block Toxiproxy for 5 s, as behind the limit nobody takes what is left.
-            await self._proxy.change_toxic(_hold("upstream", rate=_FREE))
-            await self._cut(connection, obeys=obeys)
-            await self._require_unstored(message)
-
-        with self._away() as obeys:
-            try:
-                await self.hold("upstream")
-                # Behind what holds: to be added later it would let go of the message, which would pass it by.
-                await self._proxy.add_toxic(*_limit(_FREE, "upstream"))
-                yield cut
-            finally:
-                await self.restore()
+                    await self._closed(connection)
 
     async def _cut(self, connection: SeenConnection, *, obeys: bool) -> None:
         """Wait until a connection was cut; a sender that may come back by itself is refused, and has not been back.

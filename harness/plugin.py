@@ -596,7 +596,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     items = []
     for case in scenario.cases(declared, gate.clients, gate.targets, gate.only, gate.shares):
         item = ScenarioItem.from_parent(collector, name=f"{declared.item or name}[{case.id}]", case=case, title=title)
-        if case.transport in declared.long_over:
+        if {case.client, case.transport} & set(declared.long_over):
             item.add_marker("long")
         items.append(item)
     return items

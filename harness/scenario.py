@@ -165,8 +165,8 @@ def scenario(
         target: the target that it runs on, by its path or name, where it is about that; else the user chooses.
         sweep: the schedule goes through the cases of a sweep, with nobody else connected: no receivers listen.
         soak: the schedule goes on for as long as the user says, and runs only when that was said.
-        long_over: the transports over which it takes so long that not everybody waits for it: there its items have the
-            mark `long`.
+        long_over: the transports over which, and the clients with which, it takes so long that not everybody waits for
+            it: there its items have the mark `long`.
 
     Raises:
         HarnessError: one of these is not what is said here.
@@ -236,7 +236,7 @@ def _problems(
         "policy": ((policy,) if policy is not None else None, get_args(h.Policy)),
         "guarantee": ((guarantee,) if guarantee is not None else None, get_args(h.Guarantee)),
         "clients": (clients, tuple(KINDS)),
-        "long_over": (long_over, tuple(TRANSPORTS)),
+        "long_over": (long_over, (*TRANSPORTS, *KINDS)),
     }
     for what, (given, words) in known.items():
         if given is not None and (not isinstance(given, list | tuple) or not set(given) <= set(words)):
@@ -322,8 +322,8 @@ def not_offered(case: Case) -> str | None:
         return f"the target has no server {declared.switch!r} among its controls"
     if declared.guarantee not in (None, claims.guarantee) and claims.guarantee != "exactly-once":
         return f"the target claims {claims.guarantee!r}; this asks for {declared.guarantee!r}"
-    if declared.sweep and case.transport != "websocket" and KINDS[case.client].command is not None:
-        return f"the client {case.client} does not tell what travels on each of several TCP connections"
+    if declared.sweep and case.transport == "upgrade" and KINDS[case.client].command is not None:
+        return f"no message waits for an upgrade of the client {case.client}: it sends before that"
     if (policy := _policy(case)) not in KINDS[case.client].policies:
         return f"the client {case.client} has no policy {policy!r}"
     if declared.controls and not _controls(case):

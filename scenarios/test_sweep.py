@@ -29,8 +29,8 @@ async def test_message_that_is_cut_at_any_byte_of_its_answer_is_stored_once(syst
     controls=["once"],
     variants={"up": {}},
     transports=["websocket"],
-    clients=["python"],
     sweep=True,
+    long_over=["node"],
 )
 async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> None:
     """A connection that ends after any number of bytes of several messages, while others send: each is stored once."""
@@ -38,12 +38,26 @@ async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> 
 
 
 @scenario(
+    family="wire-stream",
+    controls=["new-offset"],
+    variants={"down": {}},
+    transports=["websocket"],
+    clients=["python"],  # another does not stay away until the fault is over
+    sweep=True,
+    long_over=["websocket"],
+)
+async def test_stream_whose_answers_are_cut_at_any_byte_is_stored_once(system: System) -> None:
+    """A connection that ends after any number of bytes of what comes while others send: each message is stored once."""
+    await wire.every_byte_of_the_answers_to_a_stream(system)
+
+
+@scenario(
     family="wire-connect",
     controls=["once"],
     variants={"up": {"direction": "upstream"}, "down": {"direction": "downstream"}},
-    transports=["websocket"],
-    clients=["python"],  # no driver tells the bytes of a handshake
+    transports=["websocket", "upgrade"],
     sweep=True,
+    long_over=["upgrade", "node"],
 )
 async def test_message_that_waits_for_a_handshake_which_is_cut_at_any_byte_is_stored_once(
     system: System, direction: Direction
@@ -102,7 +116,6 @@ async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(syst
     controls=["once"],
     variants={"wire-wire": {}},
     transports=["websocket"],
-    clients=["python"],
     sweep=True,
     long_over=["websocket"],
 )
@@ -116,7 +129,6 @@ async def test_message_that_is_cut_at_any_byte_and_cut_again_is_stored_once(syst
     controls=["once"],
     variants={"wire-lock": {}},
     transports=["websocket"],
-    clients=["python"],
     sweep=True,
     long_over=["websocket"],
 )
@@ -130,7 +142,6 @@ async def test_message_that_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(s
     controls=["once"],
     variants={"wire-kill": {}},
     transports=["websocket"],
-    clients=["python"],
     traces=True,
     sweep=True,
     long_over=["websocket"],
@@ -145,7 +156,6 @@ async def test_message_that_is_cut_at_any_byte_and_whose_server_dies_at_any_call
     controls=["new-offset"],
     variants={"kill-kill": {}},
     transports=["websocket"],
-    clients=["python"],
     traces=True,
     sweep=True,
     long_over=["websocket"],

@@ -852,11 +852,37 @@ async def test_handshake_that_fits_is_not_cut(tmp_path: Path) -> None:
         alice.link._patience_seconds = 0.3
         cut = alice.link.cut_handshake("downstream", 100_000)
         await cut.begin()
-        with pytest.raises(waiting.WaitTimeout, match="a try of alice to connect to fail"):
+        with pytest.raises(NotSeen, match="the handshake got through: it had less than 100000 bytes downstream"):
             await soon(cut.bite(alice.post()))
         assert len(numbers(here, h.Connected)) == 2
         await cut.heal()
         assert (await soon(alice.send())).acknowledged
+
+
+@DIRECTIONS
+@in_event_loop
+async def test_limit_tells_the_length_of_a_handshake(direction: Direction, tmp_path: Path) -> None:
+    """What is one byte short cuts it, with one byte to spare it passes; the sender can be used behind either."""
+    async with chatting() as server, clients(tmp_path, server.port, store=empty(tmp_path)) as here:
+        alice = await here.sender()
+        ((sent, received),) = (await alice.idle()).bytes_by_wire
+        length = sent if direction == "upstream" else received
+        assert await soon(alice.link.cuts_handshake(length - 1, direction))
+        assert not await soon(alice.link.cuts_handshake(length + 1, direction))
+        assert (await soon(alice.send())).attempts == 1
+
+
+@in_event_loop
+async def test_limit_tells_the_length_of_a_message_over_polling(tmp_path: Path) -> None:
+    """That of the longest request; the message is done in any case."""
+    async with behind(tmp_path, "polling") as (running, _, here):
+        alice = await here.sender()
+        await soon(alice.send(TEXT))
+        post = (await alice.idle(downstream=True)).last_unit_bytes
+        assert await soon(alice.link.cuts_message(TEXT, post - 1, "upstream"))
+        assert not await soon(alice.link.cuts_message(TEXT, 10 * post, "upstream"))
+        assert [message.attempts for message in alice.messages] == [1, 2, 1]
+    assert await stored_once(running, alice)
 
 
 @in_event_loop

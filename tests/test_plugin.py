@@ -125,7 +125,7 @@ def test_ids_are_family_variant_client_transport(tmp_path: Path) -> None:
     ids.remove("recovery-node-websocket")  # which only this client can
     assert all(name.endswith(("-python-websocket", "-python-polling", "-python-upgrade")) for name in ids)
     upgraded = {name.split("-")[0] for name in ids if name.endswith("-upgrade")}
-    assert upgraded == {"baseline", "ack", "kill", "upgrade"}
+    assert upgraded == {"baseline", "ack", "kill", "upgrade", "wire"}
     both = {name.removesuffix("-python-polling") for name in ids if name.endswith("-polling")}
     assert {f"{name}-python-websocket" for name in both} <= set(ids)
     families = ("baseline", "cut", "ack-lost", "kill", "restart", "lock", "wire")
@@ -139,6 +139,14 @@ def test_collecting_writes_nothing(tmp_path: Path) -> None:
     assert ran.status == 0
     assert ran.output.count("<ScenarioItem ") == 2
     assert not ran.reports.exists()
+
+
+def test_sweep_can_be_long_with_one_client_and_not_with_another(tmp_path: Path) -> None:
+    """Then `-m 'not long'` leaves it out with that one only."""
+    clients = ("--client", "python", "--client", "node")
+    ran = run(tmp_path, "scenarios/test_sweep.py", "--collect-only", "-m", "not long", "-k", "wire-stream-up", *clients)
+    assert "wire-stream-up-python-websocket" in ran.output
+    assert "wire-stream-up-node-websocket" not in ran.output
 
 
 def test_keyword_selects_what_is_planned(kept: Ran) -> None:

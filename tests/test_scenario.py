@@ -411,11 +411,13 @@ def test_claim_of_a_policy_that_the_client_lacks_is_not_offered() -> None:
         ("python", "websocket", True),
         ("python", "polling", True),
         ("node", "websocket", True),
-        ("node", "polling", False),
+        ("node", "polling", True),
+        ("python", "upgrade", True),
+        ("node", "upgrade", False),
     ],
 )
-def test_sweep_needs_to_know_what_travels_on_each_connection(client: str, transport: str, offered: bool) -> None:
-    """A driver tells the bytes of all its TCP connections together, and over polling there are several."""
+def test_sweep_of_an_upgrade_takes_a_client_that_waits_for_it(client: str, transport: str, offered: bool) -> None:
+    """The official client can be used, and sends, before it has upgraded."""
     of = msgspec.structs.replace(case(declared(sweep=True), client=client), transport=transport)
     assert (s.not_offered(of) is None) is offered
 

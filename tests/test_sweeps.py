@@ -6,10 +6,11 @@ from typing import Literal
 import msgspec
 import pytest
 
-from harness import coverage, trace
+from harness import coverage, node, trace
 from harness import history as h
 from harness.calls import Error, addressed
 from harness.checker import judge
+from harness.errors import HarnessError
 from harness.link import Direction
 from harness.outcome import Outcome, outcomes
 from harness.scenario import CONTROLS, Run
@@ -144,6 +145,79 @@ async def test_handshake_is_cut_at_its_first_and_last_bytes(
         assert found[0].evidence.startswith(f"a handshake was cut after 0 bytes {direction} while ")
         assert found[-1].kind == "untouched"
         assert judge(history).verdict == "kept"
+
+
+@pytest.mark.parametrize("direction", ["upstream", "downstream"])
+@in_event_loop
+async def test_upgrade_is_cut_from_its_first_byte_to_its_last(
+    direction: Direction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it fails the connection fails with it, or stays with polling; the message is stored once in any case."""
+
+    async def schedule(system: System) -> None:
+        await wire.every_byte_of_a_handshake(system, direction)
+
+    async with place(tmp_path, monkeypatch) as here:
+        history = await here.run(schedule, SOME, transport="upgrade")
+        found = outcomes(history, judge(history))
+        assert of(history, h.Failed) == []
+        assert judge(history).verdict == "kept"
+        assert [outcome.kind for outcome in found[:-1]] == ["resent"] * (len(found) - 1)
+        assert found[-1].kind == "untouched"
+        assert [outcome for outcome in found if outcome.evidence.endswith("waited (it was not upgraded)")]
+
+
+@in_event_loop
+async def test_stream_of_answers_is_cut_among_what_others_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is under way is stored once, as is what the others send; behind all that came nothing is cut."""
+    monkeypatch.setattr(wire, "_LATER", wire.FIRST)  # enough for a few cases
+    async with place(tmp_path, monkeypatch) as here:
+        history = await here.run(wire.every_byte_of_the_answers_to_a_stream, SOME)
+        found = outcomes(history, judge(history))
+        assert of(history, h.Failed) == []
+        assert judge(history).verdict == "kept"
+        assert (found[0].kind, found[-1].kind) == ("resent", "untouched")
+        assert {outcome.kind for outcome in found[:-1]} <= {"resent", "acknowledged"}
+        assert {event.sender for event in of(history, h.Invoke)} == {"lanea", "laneb", "lanec"}
+
+
+@pytest.mark.skipif(node.lack() is not None, reason="takes Node.js")
+@pytest.mark.parametrize("direction", ["upstream", "downstream"])
+@in_event_loop
+async def test_official_client_is_cut_over_polling_to_its_last_byte(
+    direction: Direction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not tell what travels on each of its connections: the limit does."""
+
+    async def schedule(system: System) -> None:
+        await wire.every_byte(system, direction, lanes=1)
+
+    # With numbers of two digits, and one dry run: each has some twenty cuts.
+    monkeypatch.setattr(wire, "FIRST", 10)
+    monkeypatch.setattr(wire, "_DRY_RUNS", 1)
+    async with place(tmp_path, monkeypatch) as here:
+        history = await here.run(schedule, msgspec.structs.replace(SOME, client="node"), transport="polling")
+        found = outcomes(history, judge(history))
+        assert of(history, h.Failed) == []
+        assert judge(history).verdict == "kept"
+        assert (found[0].kind, found[-1].kind) == ("resent", "untouched")
+        assert found[1].evidence.startswith("the connection was cut after ")
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 255, 256, 366])
+@in_event_loop
+async def test_largest_limit_that_cuts_is_found(most: int) -> None:
+    """Whatever it is; where each cuts, that is an error."""
+
+    async def cuts(count: int) -> bool:
+        return count <= most
+
+    async def always(_: int) -> bool:
+        return True
+
+    assert await wire._most_that_cuts(cuts) == most
+    with pytest.raises(HarnessError, match="cuts what is to be measured"):
+        await wire._most_that_cuts(always)
 
 
 @in_event_loop

@@ -51,6 +51,10 @@ class SeenConnection(Protocol):
         """Whether the next poll is on the wire (over WebSocket there are none: always)."""
 
     @property
+    def is_websocket(self) -> bool | None:
+        """Whether it is one over WebSocket, from its beginning or since its upgrade; None where nobody tells."""
+
+    @property
     def cut(self) -> str:
         """What a cut has hit, in words."""
 
@@ -241,12 +245,27 @@ class Author:
         return message.acknowledged or not message.done.is_set() or self.asks_nothing
 
     @property
+    def polls(self) -> bool:
+        """Whether its connections are polling, and stay so."""
+        return self._dialer.transport == "polling"
+
+    @property
+    def upgrades(self) -> bool:
+        """Whether its connections begin with polling, and are to go on with WebSocket."""
+        return self._dialer.transport == "upgrade"
+
+    @property
     def has_upgraded(self) -> bool:
         """Whether it has a connection, and that is one over WebSocket.
 
         Raises:
             NotSeen: it cannot be known.
         """
+        raise NotImplementedError
+
+    @property
+    def latest(self) -> SeenConnection | None:
+        """The last connection that it has made, open or not."""
         raise NotImplementedError
 
     async def dropped_within(self, seconds: float) -> bool:

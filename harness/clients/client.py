@@ -107,6 +107,7 @@ class Client:
         self._online = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.connection: Connection | None = None
+        self._latest: Connection | None = None
         self.connect_failures: list[str] = []
         self.endings: list[str] = []
         self._connections = 0
@@ -154,7 +155,7 @@ class Client:
 
     async def _use(self, connection: Connection) -> str:
         """Have a connection until it ends; returns why it did."""
-        self.connection = connection
+        self.connection = self._latest = connection
         self._online.set()
         try:
             reason = await asyncio.shield(connection.closed)

@@ -7,6 +7,8 @@ done about it here:
 * A poll response that is cut inside its body raises in the read loop, and the client stays "connected" for ever:
   the body is read where the error counts as a failed request.
 * A failed POST ends the write loop only, until the pending poll returns: the end of either loop is the end.
+* A poll that fails while a packet waits to be sent does not end the write loop, and that keeps the client "connected"
+  for 30 s: a failed request is the end.
 * A polling payload of more than 16 packets is rejected whole: the limit is raised (for this process).
 * `disconnect()` over polling waits for the pending poll: connections are aborted.
 """
@@ -88,6 +90,7 @@ class _EngineIO(engineio.AsyncClient):  # type: ignore[misc]  # the library ship
 
     polls_answered = 0
     first_failed: str | None = None
+    on_failed: Callable[[], None] = staticmethod(lambda: None)
 
     async def _send_request(self, method: str, *args: Any, **kwargs: Any) -> Any:
         response = await super()._send_request(method, *args, **kwargs)
@@ -98,6 +101,7 @@ class _EngineIO(engineio.AsyncClient):  # type: ignore[misc]  # the library ship
                 response = f"the response was cut: {error!r}"
         if not isinstance(response, aiohttp.ClientResponse):
             self.first_failed = self.first_failed or method
+            self.on_failed()
         if method == "GET":
             self.polls_answered += 1
         return response
@@ -206,7 +210,11 @@ class Connection:
         return session
 
     def _watch(self) -> None:
-        """End with either of the client's loops: without its reader or its writer it only seems to be connected."""
+        """End with either of the client's loops: without its reader or its writer it only seems to be connected.
+
+        And with a request that fails, as the loops may go on.
+        """
+        self._client.eio.on_failed = functools.partial(self._close, "transport closed")
         for name in ("read", "write"):
             task: asyncio.Task[None] | None = getattr(self._client.eio, f"{name}_loop_task")
             if task is None:

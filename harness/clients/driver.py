@@ -91,6 +91,7 @@ class Driver:
 
     Attributes:
         connection: the one that is open, if one is.
+        latest: the last one that was made, open or not.
         connect_failures: why each try to connect failed that did.
         endings: why each connection ended that did.
     """
@@ -111,6 +112,7 @@ class Driver:
         self.name = name
         self.title = f"the client of {name}"
         self.connection: DriverConnection | None = None
+        self.latest: DriverConnection | None = None
         self.connect_failures: list[str] = []
         self.endings: list[str] = []
         self._dialer = dialer
@@ -277,7 +279,7 @@ class Driver:
         match told:
             case p.Connected():
                 number = self._use(told.connection)
-                self.connection = DriverConnection(number, told.recovered)
+                self.connection = self.latest = DriverConnection(number, told.recovered)
                 self._take_wire(self._wire)
                 self._online.set()
                 record(h.Connected(time=now(), client=self.name, connection=number, recovered=told.recovered))
@@ -424,6 +426,11 @@ class DriverSender(Author):
         if connection is not None and connection.is_websocket is None:
             raise NotSeen(f"{self.title} does not tell whether its connection is a WebSocket")
         return connection is not None and bool(connection.is_websocket)
+
+    @property
+    def latest(self) -> DriverConnection | None:
+        """The last connection that it has made, open or not."""
+        return self._driver.latest
 
     def disconnect(self) -> None:
         """Have the user go away, until `connect`."""

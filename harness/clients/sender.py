@@ -218,6 +218,11 @@ class Sender(Client, Author):
         """Whether it has a connection, and that is one over WebSocket."""
         return self.connection is not None and self.connection.is_websocket
 
+    @property
+    def latest(self) -> Connection | None:
+        """The last connection that it has made, open or not."""
+        return self._latest
+
     def offset_at(self, count: int) -> str:
         """The tutorial's offset of a message before which there were `count`: the connection's id and a counter."""
         return f"{self.connection.sid if self.connection is not None else 'undefined'}-{count}"

@@ -3,9 +3,11 @@
 import asyncio
 import itertools
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
+from harness.clients.author import Message, SeenConnection
 from harness.clients.sender import Sender
+from harness.errors import HarnessError
 from harness.fault import Fault
 from harness.link import Direction, SenderLink
 from harness.sweeps import TEXT
@@ -21,8 +23,14 @@ connections.
 # Upstream a link carries nothing but its own sender's bytes; downstream it carries the broadcasts of all.
 _LANES: dict[Direction, int] = {"upstream": 4, "downstream": 1}
 _DRY_RUNS = 5
-# With those of the case before, fewer than ten on a connection: their acknowledgements have one digit.
-_STREAM = 4
+_LARGEST_BYTES = 2**16
+# With those of the case before, fewer than ten on a connection: their acknowledgements have one digit. And shorter than
+# a handshake and a message: who comes back before its time gets nothing through that the limit does not cut.
+_STREAM = 3
+# Of the sender whose answers are cut, and one more at the end.
+_ANSWERED = 2
+_LATER = 1000
+"""As `FIRST`, where there are more rows than fit into three digits."""
 # A WebSocket frame of a client: two bytes and the mask, and two more where the payload is longer than 125 bytes.
 _HEADER_BYTES, _LONG_HEADER_BYTES, _LONGEST_SHORT_PAYLOAD = 6, 8, 125
 
@@ -37,11 +45,8 @@ async def every_byte(system: System, direction: Direction, lanes: int | None = N
     """
     senders = await _senders(system, lanes or _LANES[direction])
     if direction == "downstream" or not isinstance(senders[0], Sender):
-        await asyncio.gather(*(sender.send_many(FIRST) for sender in senders))
-    lengths = [await measured(senders[0], direction) for _ in range(_DRY_RUNS)]
-    # Over polling an answer and a broadcast can share one response, or not: there, an exchange may end anywhere.
-    shared = system.transport == "polling" and direction == "downstream"
-    shortest, longest = (1 if shared else min(lengths)), max(lengths)
+        await _send_first(senders)
+    shortest, longest = await _ends(system, senders[0], direction)
     await _through(
         system,
         senders,
@@ -54,7 +59,7 @@ async def every_byte(system: System, direction: Direction, lanes: int | None = N
 async def every_byte_of_a_stream(system: System) -> None:
     """Cut a stream of messages after each of its bytes upstream, while others send streams, too."""
     senders = await _senders(system, _LANES["upstream"])
-    await asyncio.gather(*(sender.send_many(FIRST // len(senders)) for sender in senders))
+    await _send_first(senders)
     each = max([await measured(senders[0], "upstream") for _ in range(_DRY_RUNS)])
     length = each * _STREAM
 
@@ -64,13 +69,60 @@ async def every_byte_of_a_stream(system: System) -> None:
     await _through(system, senders, length + 2, cut, lambda count: _place(count, length), stream=_STREAM)
 
 
+async def every_byte_of_the_answers_to_a_stream(system: System) -> None:
+    """Cut what comes to the sender of a stream after each of its bytes: its answers, and what others say meanwhile.
+
+    In which order that comes is not the same each time, and how much it is, is.
+    """
+    sender, *others = everyone = await _senders(system, 3)
+    await asyncio.gather(*(each.send_many(_LATER // len(everyone) + 1) for each in everyone))
+
+    async def measured() -> int:
+        await sender.link.refresh()
+        await sender.send(TEXT)  # behind all that the others have said
+        connection = await sender.idle(downstream=True)
+        ((_, before),) = connection.bytes_by_wire
+        await sender.finished(await _among_others(sender, others))
+        await sender.idle(downstream=True)
+        ((_, after),) = connection.bytes_by_wire
+        return after - before
+
+    length = max([await measured() for _ in range(_DRY_RUNS)])
+    await sender.send(TEXT)
+    for case in system.cases(length + 2):
+        fault = sender.link.cut_among(length, case)
+        async with system.inject(fault, case=case, place=_place(case, length)) as injected:
+            await injected.bitten(await _among_others(sender, others))
+        await sender.finished(sender.messages[-1])
+    await sender.send(TEXT)
+
+
+async def _among_others(sender: AnySender, others: Sequence[AnySender]) -> Message:
+    """Have all send, and the sender once more when it can hear nothing of the others any more.
+
+    Returns what was under way when the connection was cut, or that last message.
+    """
+    connection = await sender.idle(downstream=True)
+    messages = [sender.post(TEXT) for _ in range(_ANSWERED)]
+    await asyncio.gather(*(other.send(TEXT) for other in others))
+    await _unless_closed(connection, messages[-1].done)
+    messages.append(sender.post(TEXT))
+    await _unless_closed(connection, messages[-1].attempted)
+    return [message for message in messages if message.emitted_on is connection][-1]
+
+
+async def _unless_closed(connection: SeenConnection, event: asyncio.Event) -> None:
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait((waiting, connection.closed), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
 async def every_byte_of_a_handshake(system: System, direction: Direction) -> None:
     """Cut the way back of a sender after each byte of its handshake in one direction; a message waits for it."""
     senders = await _senders(system, _LANES["upstream"])
-    await asyncio.gather(*(sender.send_many(FIRST // len(senders)) for sender in senders))
+    await _send_first(senders)
     await senders[0].send()  # now the last row that it has heard of, which it tells when it comes back, is its own
-    lengths = [await handshake(senders[0], direction) for _ in range(_DRY_RUNS)]
-    length = min(lengths)
+    length = max([await handshake(senders[0], direction) for _ in range(_DRY_RUNS)])
     await _through(
         system,
         senders,
@@ -94,13 +146,62 @@ async def measured(sender: AnySender, direction: Direction) -> int:
     return max(after[of] - earlier[of] for after, earlier in sums)
 
 
+async def _ends(system: System, sender: AnySender, direction: Direction) -> tuple[int, int]:
+    """After how many bytes an exchange is over at the earliest and at the latest."""
+    if system.transport == "websocket" or isinstance(sender, Sender):
+        lengths = [await measured(sender, direction) for _ in range(_DRY_RUNS)]
+        shortest, longest = min(lengths), max(lengths)
+    else:
+        # A message that is cut here must not be missing in a control or a null: its sender is none of theirs.
+        probe = await system.sender("probe", policy="persistent")
+        await probe.send_many(FIRST)
+
+        async def cuts(count: int) -> bool:
+            return await probe.link.cuts_message(TEXT, count, direction)
+
+        lengths = [await _most_that_cuts(cuts) for _ in range(_DRY_RUNS)]
+        # Behind the last byte the answer may have come before the end of the connection.
+        shortest, longest = min(lengths) - 1, max(lengths)
+    # Over polling an answer and a broadcast can share one response, or not: there, an exchange may end anywhere.
+    shared = system.transport == "polling" and direction == "downstream"
+    return (1 if shared else shortest), longest
+
+
+async def _most_that_cuts(cuts: Callable[[int], Awaitable[bool]]) -> int:
+    """The largest limit that cuts, as no client tells what it sends and gets on each of its TCP connections.
+
+    Raises:
+        HarnessError: any limit does.
+    """
+    low, high = 0, 1
+    while await cuts(high):
+        low, high = high, 2 * high
+        if high > _LARGEST_BYTES:
+            raise HarnessError(f"a limit of {low} bytes cuts what is to be measured")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if await cuts(middle) else (low, middle)
+    return low
+
+
 async def handshake(sender: AnySender, direction: Direction) -> int:
     """How many bytes a handshake has, up to the answer to CONNECT."""
+    if not isinstance(sender, Sender):
+        return await _most_that_cuts(lambda count: sender.link.cuts_handshake(count, direction))
     await sender.idle(downstream=True)
     await sender.link.refresh()
     connection = await sender.idle()
     ((sent, received),) = connection.bytes_by_wire
     return sent if direction == "upstream" else received
+
+
+async def _send_first(senders: Sequence[AnySender]) -> None:
+    """Have so many messages sent that numbers have as many digits as they will have.
+
+    All together, but where the client counts its acknowledgements over all its connections.
+    """
+    each = FIRST // len(senders) if isinstance(senders[0], Sender) else FIRST
+    await asyncio.gather(*(sender.send_many(each) for sender in senders))
 
 
 async def _senders(system: System, count: int) -> list[AnySender]:

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 import socketio.exceptions
 import socketio.packet
+from engineio.packet import MESSAGE, Packet
 from socketio.exceptions import BadNamespaceError
 
 from harness import waiting
@@ -124,6 +125,25 @@ async def test_post_that_fails_ends_the_connection_at_once() -> None:
         await connection.emit(EVENT, ("text", "offset"), lambda: None)
         await ended_at_once(connection.closed)
         assert server.received == []
+
+
+@in_event_loop
+async def test_poll_that_fails_while_a_packet_waits_ends_the_connection_at_once() -> None:
+    """The library loses the end of its polling behind a packet in the same batch, and goes on without polls."""
+    async with chatting() as server, tapped(server.port) as tap, connected(tap.port, "polling") as connection:
+        await seen(lambda: connection.poll_pending, "the poll")
+        queue = connection._client.eio.queue
+        put = queue.put
+
+        async def put_behind_another(packet: object) -> None:
+            if packet is None:
+                queue.put_nowait(Packet(MESSAGE, '2["another"]'))
+            await put(packet)
+
+        queue.put = put_behind_another
+        tap.rule = limit("down", 1)
+        await server.broadcast("cut", 1)
+        await ended_at_once(connection.closed)
 
 
 @in_event_loop
