@@ -607,22 +607,23 @@ class SenderLink(Link):
     async def _cut(self, connection: SeenConnection, *, obeys: bool) -> None:
         """Wait until a connection was cut; a sender that may come back by itself is refused, and has not been back.
 
-        That is so when a try to connect was refused, and no connection has ended before it: what it tells has an order.
+        That is so when a try to connect was refused, and no other connection was made before it: what it tells has an
+        order.
 
         Raises:
             NotSeen: it has come back before it could be refused.
         """
+        failures = len(self.sender.connect_failures)
         await self._closed(connection)
         if obeys:
             return
-        failures, endings = len(self.sender.connect_failures), len(self.sender.endings)
         await self.close()
         await waiting.until(
             lambda: any(map(_is_refusal, self.sender.connect_failures[failures:])),
             awaited=f"{self.name} to be refused",
             timeout_seconds=self._patience_seconds,
         )
-        if len(self.sender.endings) > endings:
+        if self.sender.latest is not connection:
             raise NotSeen(f"{self.name} came back before it was refused")
 
     async def refresh(self, *toxics: Toxic) -> None:

@@ -307,7 +307,7 @@ async def test_some_cases_are_gone_through_without_forks(tmp_path: Path, monkeyp
 @in_event_loop
 async def test_forks_that_are_another_server_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here one with another journal: what is found of its calls is not what its target does."""
-    serves = "lambda command: server._serve([*command[3:], '--rollback-journal'])"
+    serves = "lambda command: server._serve(server._parser(), [*command[3:], '--rollback-journal'])"
     code = f"from harness.targets.reference import __main__ as server, forks; forks.serve_forks({serves})"
     fork = ["{python}", "-c", code]
     server = msgspec.structs.replace(CLAIM.target.server, fork=fork)
@@ -379,7 +379,13 @@ async def test_one_case_is_enough_for_a_server_that_is_wrong_there(
 @pytest.mark.parametrize(
     ("only", "said"),
     [
-        ("5+300", ("the connection was cut after 5 bytes upstream, and the way back after 300 bytes", "resent")),
+        (
+            "5+300",
+            (
+                "the connection was cut after 5 bytes upstream, no row was there, and the way back was cut after 300",
+                "resent",
+            ),
+        ),
         ("5+", ("the connection was cut after 5 bytes upstream, attempt 1 of ", "resent")),
         ("+300", ("a handshake was cut after 300 bytes upstream while ", "resent")),
     ],
