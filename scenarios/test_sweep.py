@@ -44,7 +44,6 @@ async def test_stream_that_is_cut_at_any_byte_is_stored_once(system: System) -> 
     transports=["websocket"],
     clients=["python"],  # another does not stay away until the fault is over
     sweep=True,
-    long_over=["websocket"],
 )
 async def test_stream_whose_answers_are_cut_at_any_byte_is_stored_once(system: System) -> None:
     """A connection that ends after any number of bytes of what comes while others send: each message is stored once."""
