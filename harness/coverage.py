@@ -95,6 +95,11 @@ def soaked(history: History, judgement: Judgement) -> h.Soaked:
     )
 
 
+def is_soak_without_faults(history: History, judgement: Judgement) -> bool:
+    """Whether it is one that ended before anything was done."""
+    return any(isinstance(event, h.Soaked) for event in history) and not soaked(history, judgement).faults
+
+
 def _fault(event: h.FaultBegan) -> str:
     """The kind of a fault: its name without arguments; that of a client says so."""
     name = event.fault.partition(" (")[0]

@@ -82,8 +82,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--entry",
+        action="append",
+        default=[],
         metavar="NAME",
-        help="this one only; with --full it may be a correct server: " + ", ".join(CORRECT),
+        help="this one only, or several; with --full it may be a correct server: " + ", ".join(CORRECT),
     )
     parser.add_argument(
         "--reports", type=Path, default=Path("reports"), metavar="FOLDER", help="where it goes (default: reports)"
@@ -106,9 +108,10 @@ def _act(options: argparse.Namespace) -> int:
     correct = list(CORRECT) if options.full else []
     if not Path("scenarios").is_dir():
         raise HarnessError("ledger: there is no folder `scenarios` here: run it in the project that holds them")
-    if options.entry is not None and options.entry not in (*names, *correct):
-        raise HarnessError(f"ledger: there is no entry {options.entry!r}; there are {', '.join((*names, *correct))}")
-    chosen = [options.entry] if options.entry is not None else [*names, *correct]
+    for entry in options.entry:
+        if entry not in (*names, *correct):
+            raise HarnessError(f"ledger: there is no entry {entry!r}; there are {', '.join((*names, *correct))}")
+    chosen = options.entry or [*names, *correct]
     entries = [entry for entry in ENTRIES if entry.name in chosen]
     rounds = options.rounds or ROUNDS
     servers = [(name, number) for name in correct if name in chosen for number in range(1, rounds + 1)]

@@ -219,12 +219,15 @@ class SenderLink(Link):
         """
         await self.sender.idle()
         async with contextlib.AsyncExitStack() as healing:
-            healing.push_async_callback(self.restore)
+            if cut != "never":
+                healing.push_async_callback(self.restore)
             held = await healing.enter_async_context(contextlib.AsyncExitStack())
+            holding = await healing.enter_async_context(contextlib.AsyncExitStack())
             if taken == "before":
                 rows = await held.enter_async_context(self._store.locked())
             if taken == "during":
                 await self.hold("upstream")
+                holding.push_async_callback(self.let_go, "upstream")
             message = yield None
             await message.first_attempt(self._patience_seconds)
             if taken == "after":
@@ -233,8 +236,7 @@ class SenderLink(Link):
                 await self.sender.left(message)
             if taken != "before":
                 rows = await held.enter_async_context(self._store.locked())
-            if taken == "during":
-                await self.let_go("upstream")
+            await holding.aclose()
             await waiting.pause(seconds)
             stored = self._store.is_in(await asyncio.to_thread(rows), message)
             if cut == "under":

@@ -41,29 +41,50 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def outcomes(history: History, judgement: Judgement) -> list[Outcome]:
-    """What came of each case of a sweep, in the order of their positions; nothing of a history without any."""
+    """What came of each case of a sweep, in the order of their positions; nothing of a history without any.
+
+    What breaks the claim on any message of a case breaks the case, whichever of them its fault bit.
+    """
     cases = {event.number: event for event in history if isinstance(event, h.FaultBegan) and event.case}
     attempts = Counter(event.message for event in history if isinstance(event, h.Attempt))
-    broken: dict[str | None, list[str]] = {}
+    broken: dict[int | None, list[str]] = {}
+    of_messages = _posted(history, judgement)
     for anomaly in judgement.broken_by:
-        broken.setdefault(anomaly.message, []).append(anomaly.kind)
+        broken.setdefault(of_messages.get(anomaly.message or ""), []).append(anomaly.kind)
     bites = {bite.number: bite for bite in judgement.bites}
     found = []
     for number, began in cases.items():
         bite = bites.get(number)
-        kind, words = _of(bite, attempts, broken, _DONE[began.fault.partition(" ")[0]])
+        kind, words = _of(bite, attempts, broken.get(number, []), _DONE[began.fault.partition(" ")[0]])
         assert began.case is not None
         found.append(Outcome(began.case, began.place or "", kind, words, bite.evidence if bite else ""))
     return sorted(found, key=lambda outcome: _position(outcome.case))
 
 
-def _of(
-    bite: h.Bitten | None, attempts: Counter[str], broken: dict[str | None, list[str]], done: str
-) -> tuple[Kind, str]:
+def _posted(history: History, judgement: Judgement) -> dict[str, int]:
+    """The case of each message that was posted within one: several can be at work at once, each with its own sender."""
+    bitten = {bite.number: bite.message for bite in judgement.bites}
+    senders = {event.message: event.sender for event in history if isinstance(event, h.Invoke)}
+    of: dict[str, int] = {}
+    acting: dict[str, int] = {}
+    for event in history:
+        match event:
+            case h.FaultBegan() if event.case and event.number in bitten:
+                acting[senders[bitten[event.number]]] = event.number
+            case h.FaultEnded() if event.number in acting.values():
+                acting = {sender: number for sender, number in acting.items() if number != event.number}
+            case h.Invoke() if event.sender in acting:
+                of[event.message] = acting[event.sender]
+            case _:
+                pass
+    return of
+
+
+def _of(bite: h.Bitten | None, attempts: Counter[str], broken: list[str], done: str) -> tuple[Kind, str]:
     if bite is None:
         return "unproven", "it did not come to its end"
-    if kinds := broken.get(bite.message):
-        return "broken", " and ".join(dict.fromkeys(kinds))
+    if broken:
+        return "broken", " and ".join(dict.fromkeys(broken))
     kind: Kind = "resent" if attempts[bite.message] > 1 else "acknowledged"
     if not bite.seen:
         kind = "unproven"

@@ -85,6 +85,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--case",
+        action=_Once,
         default=None,
         metavar="ID",
         help="run this one case of a sweep, or these, and nothing else: wire/up/37, wire/up/0..71",
@@ -128,6 +129,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         f"(default: {system.SCENARIO_TIMEOUT_SECONDS:g}, or as many ack timeouts of the target; for a sweep five times "
         "as long)",
     )
+
+
+class _Once(argparse.Action):
+    """Takes an option that means nothing twice: pytest would forget the first."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if getattr(namespace, self.dest) not in (None, values):
+            parser.error(f"argument {option_string}: give one; cases in a row are wire/up/0..71")
+        setattr(namespace, self.dest, values)
 
 
 def _seconds(text: str) -> float:
@@ -246,12 +256,13 @@ class Gate:
         case, options = item.case, list(again)
         if self._config.getoption("--client"):
             options += [word for client in self.clients for word in ("--client", client)]
-        if case.scenario.target is None:
-            options += [word for option in self._target_options for word in ("--target", option)]
         if self._toxiproxy_url is not None:
             options += ["--toxiproxy-url", self._toxiproxy_url]
-        loaded = _PLUGIN if __name__ in self._config.invocation_params.args else ()
-        replay = ["pytest", *loaded, f"{here}::{name}", *options]
+        targets = self._target_options if case.scenario.target is None else []
+        own = [option for option, on in zip(self._target_options, self.targets, strict=True) if on is case.target]
+        loaded = ["pytest", *(_PLUGIN if __name__ in self._config.invocation_params.args else ())]
+        replay = [*loaded, f"{here}::{name}", *options, *(word for of in targets for word in ("--target", of))]
+        replay_case = [*loaded, here, *options, *(word for of in own for word in ("--target", of)), "--case"]
         if self.only is not None:
             replay += ["--case", self.only]
         if case.share != (1, 1):
@@ -267,7 +278,7 @@ class Gate:
             title=item.title,
             nodeid=item.nodeid,
             replay=shlex.join(replay),
-            replay_case=f"{shlex.join(['pytest', *loaded, here, *options])} --case" if case.scenario.sweep else "",
+            replay_case=shlex.join(replay_case) if case.scenario.sweep else "",
             controls=list(controls),
             target=case.target.name,
             without_null=[name for name, control in controls.items() if not control.has_null],

@@ -267,17 +267,17 @@ class Case(msgspec.Struct, frozen=True):
         Of a share of a sweep with that: `lock-sweep-2of4-python-websocket`.
         """
         number, shares = self.share
-        return self._id(f"{number}of{shares}" if shares > 1 else "")
+        return self._id(f"{number}of{shares}" if shares > 1 else "", self.among)
 
     @property
-    def whole_id(self) -> str:
-        """The id of the whole, where the case is a share of it."""
-        return self._id("")
+    def schedule_id(self) -> str:
+        """The same for all shares of a sweep and on all targets."""
+        return self._id("", "")
 
-    def _id(self, share: str) -> str:
+    def _id(self, share: str, among: str) -> str:
         if self.scenario.label is not None:
             return self.scenario.label
-        parts = (self.scenario.family, self.variant, share, self.client, self.transport, self.among)
+        parts = (self.scenario.family, self.variant, share, self.client, self.transport, among)
         return "-".join(part for part in parts if part)
 
     @property
@@ -449,9 +449,9 @@ def is_needless(run: Run, histories: Mapping[str, History]) -> bool:
     return run.trial > 1 and run.control is not None and _tried(run.control.name, histories).verdict != "silent"
 
 
-def seed_of(seed: int, case_id: str, run: Run) -> random.Random:
-    """The random numbers of one run: the same for the same seed, case (all shares are one) and run, on any machine."""
-    return random.Random(f"{seed}/{case_id}/{run.folder}")
+def seed_of(seed: int, schedule_id: str, run: Run) -> random.Random:
+    """The random numbers of one run: the same for the same seed, schedule and run, on any machine."""
+    return random.Random(f"{seed}/{schedule_id}/{run.folder}")
 
 
 # -- results -----------------------------------------------------------------------------------------------------
@@ -537,6 +537,8 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
     ]
     claim = checker.judge(histories["claim"]) if "claim" in histories else None
     verdict, why = _combine(claim, controls)
+    if verdict == "kept" and claim and coverage.is_soak_without_faults(histories["claim"], claim):
+        verdict, why = "unproven", "no fault acted: nothing was tried"
     return Result(
         **{name: getattr(declared, name) for name in ("id", "family", "client", "transport", "title", "nodeid")},
         verdict=verdict,

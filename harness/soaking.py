@@ -41,9 +41,15 @@ class Wish(msgspec.Struct, frozen=True):
 
 def option(text: str) -> str:
     """A duration, `90s`, `10m` or `2h`, or the file of a schedule; said while pytest reads its options."""
-    if not _DURATION.fullmatch(text) and not Path(text).is_file():
+    if _seconds(text) == 0 or (_seconds(text) is None and not Path(text).is_file()):
         raise argparse.ArgumentTypeError(f"{text} is neither a duration, such as 90s, 10m or 2h, nor a schedule's file")
     return text
+
+
+def _seconds(text: str) -> float | None:
+    """How long a duration is, or None for what is none."""
+    duration = _DURATION.fullmatch(text)
+    return float(duration[1]) * _UNIT_SECONDS[duration[2]] if duration is not None else None
 
 
 def wish(soak: str, senders: int | None) -> Wish:
@@ -52,8 +58,7 @@ def wish(soak: str, senders: int | None) -> Wish:
     Raises:
         HarnessError: it is no schedule, or has other senders.
     """
-    if (duration := _DURATION.fullmatch(soak)) is not None:
-        seconds = float(duration[1]) * _UNIT_SECONDS[duration[2]]
+    if (seconds := _seconds(soak)) is not None:
         return Wish(seconds, senders or SENDERS)
     schedule = steps.load(Path(soak))
     if senders not in (None, schedule.senders):

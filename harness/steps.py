@@ -88,7 +88,8 @@ def _does_not_acknowledge(target: Target) -> bool:
     return target.controls.without_acknowledgement is not None
 
 
-# Those that bite whatever the others send: where bytes are counted downstream, somebody's broadcast would be counted.
+# Those that bite whatever the others send, and however quick the server is: where bytes are counted downstream,
+# somebody's broadcast would be counted, and a server that ends what it has begun answers a message that is on its way.
 FAULTS: Final[Mapping[str, Offer]] = {
     "link.flap": Offer(lambda numbers: {"times": numbers.randint(1, 3)}),
     "link.cut_inside": Offer(lambda numbers: {"at": round(numbers.random(), 2)}),
@@ -109,7 +110,6 @@ FAULTS: Final[Mapping[str, Offer]] = {
     "server.kill_mid_emit": Offer(_nothing, linked=True),
     "server.kill_after_commit": Offer(_nothing, linked=True),
     "server.pause": Offer(_timeouts(0.3, 1.5), linked=True),
-    "server.restart": Offer(_nothing),
     "server.restart_while_held": Offer(_timeouts(0.1, 1.0, "slow_seconds"), linked=True),
     "server.restart_in_vain": Offer(lambda numbers: {"times": numbers.randint(1, 2)}, linked=True),
     "server.move": Offer(_nothing, linked=True),

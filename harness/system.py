@@ -494,6 +494,8 @@ class System:
         if not first.isdecimal() or int(last or first) not in positions:
             space = self._run.space
             raise HarnessError(f"there is no case {space}/{last or first}: the last one is {space}/{count - 1}")
+        if int(last or first) < int(first):
+            raise HarnessError(f"there is no case in {self._run.space}/{first}..{last}: the first comes first")
         return list(positions[int(first) : int(last or first) + 1])
 
     def _shares(self, count: int) -> tuple[int, int]:
@@ -758,7 +760,7 @@ async def perform(
     Raises:
         HarnessError: the history cannot be written.
     """
-    random_numbers = seed_of(seed, case.whole_id, run)
+    random_numbers = seed_of(seed, case.schedule_id, run)
     token = f"{random_numbers.getrandbits(32):08x}"
     recorder = h.Recorder(folder / "history.jsonl")
 

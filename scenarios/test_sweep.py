@@ -98,16 +98,29 @@ async def test_message_of_a_server_that_dies_at_any_system_call_of_its_recovery_
 
 @scenario(
     family="lock",
-    controls=["once", "new-offset"],
+    controls=["once"],
     variants={"sweep": {}},
+    transports=["websocket"],
+    clients=["python"],
+    sweep=True,
+)
+async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(system: System) -> None:
+    """A store that is locked before, during or after an insert, for any time."""
+    await locks.every_lock(system, ["never"])
+
+
+@scenario(
+    family="lock",
+    controls=["once", "new-offset"],
+    variants={"cut": {}},
     transports=["websocket"],
     clients=["python"],
     sweep=True,
     long_over=["websocket"],
 )
-async def test_message_of_a_store_that_is_locked_at_any_time_is_stored_once(system: System) -> None:
-    """A store that is locked before, during or after an insert, for any time, with and without a cut."""
-    await locks.every_lock(system)
+async def test_message_of_a_store_that_is_locked_at_any_time_with_a_cut_is_stored_once(system: System) -> None:
+    """A store that is locked before, during or after an insert, for any time, and a cut under the lock or behind it."""
+    await locks.every_lock(system, ["under", "behind"])
 
 
 @scenario(

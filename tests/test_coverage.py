@@ -63,3 +63,16 @@ def test_share_is_told_in_words(begun: int, done: int, words: str) -> None:
     script.events.append(h.Swept(time=0.0, space="pairs/wire-kill", size=4154, begun=begun, done=done))
     history = script.history()
     assert coverage.said(history, judge(history)) == words
+
+
+@pytest.mark.parametrize(("kind", "idle"), [("soak", True), ("soak with a fault", False), ("no soak", False)])
+def test_soak_without_faults_is_told_from_others(kind: str, idle: bool) -> None:
+    """One that ended before anything was done; what is no soak needs no faults."""
+    script = Script()
+    if kind != "no soak":
+        script.events.append(h.Soaked(time=0.0, parts=0, seconds=0.0, counts={}, faults={}, sequences={}))
+    if kind == "soak with a fault":
+        script.events.append(h.FaultBegan(time=0.0, number=1, fault="cut", kind="link", on="the link of alice"))
+    script.send()
+    history = script.history()
+    assert coverage.is_soak_without_faults(history, judge(history)) is idle

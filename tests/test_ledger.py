@@ -313,6 +313,7 @@ def test_page_is_written_again_from_the_result(tmp_path: Path, capsys: pytest.Ca
     ("arguments", "error"),
     [
         (["--entry", "no_such"], "ledger: there is no entry 'no_such'; there are acknowledges_before_commit, "),
+        (["--entry", "truncates_content", "--entry", "such"], "ledger: there is no entry 'such'; there are "),
         (["--entry", "reference"], "ledger: there is no entry 'reference'; there are "),
         (["--rounds", "2"], "ledger: --rounds is how often correct servers are tried, which only --full does"),
     ],

@@ -654,6 +654,24 @@ async def test_lock_before_during_and_after_the_insert(taken: Phase, cut: Cut, t
     assert await stored_once(running, alice)
 
 
+@pytest.mark.parametrize("taken", ["before", "during", "after"])
+@in_event_loop
+async def test_lock_without_a_cut_leaves_the_connection_alone(taken: Phase, tmp_path: Path) -> None:
+    """A server that waits for the lock answers on the connection that the message came by."""
+    async with behind(tmp_path, "websocket") as (running, _, here):
+        alice = await here.sender()
+        await soon(alice.send(TEXT))
+        lock = alice.link.lock_and_cut(taken, 0.01)
+        await lock.begin()
+        message = alice.post(TEXT)
+        await soon(lock.bite(message))
+        await lock.heal()
+        await soon(message.done.wait())
+        assert message.attempts == 1
+        assert numbers(here, h.Disconnected) == []
+    assert await stored_once(running, alice)
+
+
 @pytest.mark.parametrize("taken", ["before", "during"])
 @in_event_loop
 async def test_lock_that_finds_the_row_there_is_not_seen(taken: Phase, tmp_path: Path) -> None:

@@ -90,6 +90,27 @@ def test_anomaly_outweighs_everything_else(stored: int, anomaly: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("within", [True, False])
+def test_case_breaks_with_any_of_its_messages(within: bool) -> None:
+    """Of a stream its fault bites one, and whatever becomes of the others is its, too; what came before is not."""
+    sweep = Sweep()
+    if not within:
+        sweep.posted += [sweep.send()] * 2
+    sweep.events.append(
+        h.FaultBegan(time=0.0, number=1, fault="cut at", kind="link", on="alice", case="wire/up/0", place="there")
+    )
+    if within:
+        sweep.posted += [sweep.send()] * 2
+    bitten = sweep.send()
+    sweep.posted.append(bitten)
+    sweep.events.append(h.Bitten(time=0.0, number=1, fault="cut at", message=bitten.message, seen=True, evidence=CUT))
+    sweep.healed(1)
+    (outcome,) = sweep.outcomes()
+    assert (outcome.kind, outcome.words) == (
+        ("broken", "duplicate") if within else ("acknowledged", "acknowledged, then cut")
+    )
+
+
 def test_outcomes_are_in_the_order_of_their_positions() -> None:
     """Several links work at once, and 10 is behind 9."""
     sweep = Sweep()

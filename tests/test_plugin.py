@@ -254,6 +254,30 @@ def test_shares_of_a_sweep_are_scenarios_of_their_own(tmp_path: Path) -> None:
     assert again.verdicts == {names[1]: "kept"}, again.output
 
 
+def test_second_case_is_refused(tmp_path: Path) -> None:
+    """The first would be forgotten."""
+    ran = run(tmp_path, "scenarios", "--case", "wire/up/37", "--case", "wire/down/3")
+    assert ran.status == pytest.ExitCode.USAGE_ERROR
+    assert "argument --case: give one; cases in a row are wire/up/0..71" in ran.output
+
+
+def test_case_that_breaks_is_replayed_on_its_own_target(tmp_path: Path) -> None:
+    """Of several targets the command has the one that broke; neighbours with one outcome are one command."""
+    broken = "wire-down-python-websocket-no_unique_constraint"
+    targets = ["--target", "ledger/no_unique_constraint", "--target", "reference"]
+    ran = run(tmp_path, "scenarios", *targets, "--case", "wire/down/0..3")
+    assert ran.verdicts == {broken: "broken", "wire-down-python-websocket-reference": "kept"}, ran.output
+    (command,) = [line.partition("case: duplicate: ")[2] for line in ran.output.splitlines() if " case: " in line]
+    assert command.endswith("--target ledger/no_unique_constraint --case wire/down/0..3")
+    again = run(tmp_path, *shlex.split(command)[1:])
+    assert again.verdicts == {"wire-down-python-websocket": "broken"}, again.output
+    messages = [
+        [anomaly["message"] for anomaly in it.scenarios[name]["anomalies"]]
+        for it, name in ((ran, broken), (again, "wire-down-python-websocket"))
+    ]
+    assert messages[0] == messages[1]
+
+
 def test_shares_of_one_case_are_refused(tmp_path: Path) -> None:
     """What is one case has no parts."""
     ran = run(tmp_path, "scenarios", "--shares", "2", "--case", "wire/up/37")
@@ -266,7 +290,7 @@ def test_case_that_no_sweep_has_is_refused_in_one_line(case: str, tmp_path: Path
     """A misspelt id is a usage error, and no run that finds nothing."""
     ran = run(tmp_path, "scenarios/test_sweep.py", "--case", case)
     assert ran.status == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: --case {case}: no sweep here has it; the cases here begin with: lock/sweep, pairs/" in ran.output
+    assert f"ERROR: --case {case}: no sweep here has it; the cases here begin with: lock/cut, lock/sweep, pairs/" in ran.output
 
 
 def test_unknown_client_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -344,10 +344,10 @@ def test_share_of_a_sweep_is_a_case_of_its_own() -> None:
     sweep = s.scenario(family="lock", controls=["once"], variants={"all": {}}, transports=["websocket"], sweep=True)
     found = list(s.cases(getattr(sweep(schedule), s.ATTRIBUTE), ["python"], [target()], shares=2))
     assert [case.id for case in found] == ["lock-all-1of2-python-websocket", "lock-all-2of2-python-websocket"]
-    assert {case.whole_id for case in found} == {"lock-all-python-websocket"}
+    assert {case.schedule_id for case in found} == {"lock-all-python-websocket"}
     assert [[run.share for run in s.runs(case)] for case in found] == [[(1, 2)] * 3, [(2, 2)] * 3]
     (other,) = s.cases(declared(transports=["websocket"]), ["python"], [target()], shares=2)
-    assert (other.id, other.share) == (other.whole_id, (1, 1))
+    assert (other.id, other.share) == (other.schedule_id, (1, 1))
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_schedule_brings_its_senders(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--soak", "soon"], "argument --soak: soon is neither a duration"),
+        (["--soak", "0s"], "argument --soak: 0s is neither a duration"),
         (["--soak", "1m", "--senders", "0"], "argument --senders: 0 is no whole number from 1 to 540"),
         (["--soak", "1m", "--senders", "many"], "argument --senders: many is no whole number"),
         (["--senders", "5"], "--senders is for --soak"),

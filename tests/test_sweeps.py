@@ -107,6 +107,7 @@ async def test_shares_of_a_sweep_are_the_whole(tmp_path: Path, monkeypatch: pyte
         assert [outcome.case for outcome in found] == ["wire/it/3", "wire/it/4", "wire/it/5"]
         for wrong, said in (
             (msgspec.structs.replace(ALL, only=f"3..{len(positions)}"), f"there is no case wire/it/{len(positions)}: "),
+            (msgspec.structs.replace(ALL, only="5..3"), "there is no case in wire/it/5..3: "),
             (msgspec.structs.replace(ALL, share=(1, 5000)), f"wire/it has {len(positions)} cases: "),
         ):
             history, found = await swept(here, "upstream", wrong)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.checker import Anomaly
 from harness.errors import HarnessError
-from harness.outcome import Outcome, folded
+from harness.outcome import folded
 from harness.report import story
 from harness.report.run import HISTORY, RunFolder
 from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
@@ -50,16 +50,16 @@ def trouble(folder: Path, scenario: ScenarioSummary | Result) -> list[str]:
         *_wrapped("report", f"{shown(folder / 'index.html')}#{anchor(scenario.id)}"),
         *_wrapped("replay", scenario.replay),
         *(_wrapped("smallest", scenario.smallest) if scenario.smallest else []),
-        *(f"{_INDENT}case: {one_line(_replayed(scenario, bad))}" for bad in _bad(scenario)[:_LISTED]),
+        *(f"{_INDENT}{one_line(told)}" for told in _some(_replayed(scenario))),
     ]
 
 
-def _bad(scenario: ScenarioSummary | Result) -> list[Outcome]:
-    return [outcome for outcome in scenario.outcomes if not outcome.good]
-
-
-def _replayed(scenario: ScenarioSummary | Result, bad: Outcome) -> str:
-    return f"{bad.words}: {scenario.replay_case} {bad.case}"
+def _replayed(scenario: ScenarioSummary | Result) -> list[str]:
+    """Each bad case with the command that replays it, neighbours with the same outcome as one."""
+    bad = [outcome for outcome in scenario.outcomes if not outcome.good]
+    pairs = [(outcome.case, outcome) for outcome in bad]
+    told = pairs if any("+" in case for case, _ in pairs) else folded(bad)
+    return [f"case: {outcome.words}: {scenario.replay_case} {cases}" for cases, outcome in told]
 
 
 def closing(run: RunFolder, summary: Summary) -> list[str]:

@@ -1,6 +1,7 @@
 """A lock before, during and after an insert, for any time, with and without a cut."""
 
 import itertools
+from collections.abc import Sequence
 from typing import get_args
 
 from harness.link import Cut, Phase
@@ -11,10 +12,10 @@ from harness.system import System
 _HELD_ACK_TIMEOUTS = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.9, 1, 1.1, 1.5)
 
 
-async def every_lock(system: System) -> None:
-    """Lock the store before, during and after an insert, from none to beyond the ack timeout, with cuts or without."""
+async def every_lock(system: System, cuts: Sequence[Cut]) -> None:
+    """Lock the store before, during and after an insert, from none to beyond the ack timeout, with these cuts."""
     sender = await system.sender("alice")
-    spaces = itertools.product(get_args(Phase), _HELD_ACK_TIMEOUTS, get_args(Cut))
+    spaces = itertools.product(get_args(Phase), _HELD_ACK_TIMEOUTS, cuts)
     points = [(taken, system.seconds(ack_timeouts=held), cut) for taken, held, cut in spaces]
     await sender.send(TEXT)
     for case in system.cases(len(points)):
