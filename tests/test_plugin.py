@@ -290,7 +290,8 @@ def test_case_that_no_sweep_has_is_refused_in_one_line(case: str, tmp_path: Path
     """A misspelt id is a usage error, and no run that finds nothing."""
     ran = run(tmp_path, "scenarios/test_sweep.py", "--case", case)
     assert ran.status == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: --case {case}: no sweep here has it; the cases here begin with: lock/cut, lock/sweep, pairs/" in ran.output
+    there = "the cases here begin with: lock/cut, lock/sweep, pairs/"
+    assert f"ERROR: --case {case}: no sweep here has it; {there}" in ran.output
 
 
 def test_unknown_client_is_refused_in_one_line(tmp_path: Path) -> None:
