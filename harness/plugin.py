@@ -701,6 +701,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if omitted:
         items[:] = offered
         config.hook.pytest_deselected(items=omitted)
+    if _is_worker(config):  # what takes longest first: else the others wait at the end for whoever has it
+        items.sort(key=lambda item: not (isinstance(item, ScenarioItem) and item.case.scenario.sweep))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
