@@ -202,8 +202,9 @@ class Bitten(Event, frozen=True, kw_only=True):
 class Traced(Event, frozen=True, kw_only=True):
     """The server's calls that change state while it handled a message, up to where it was hit or had nothing to do.
 
-    `calls` are their fingerprints (see `harness.trace`), in their order; `acknowledged` is whether the sender had an
-    acknowledgement then.
+    Only of a first attempt: before a later one the message may have been written already. `calls` are their
+    fingerprints (see `harness.trace`), in their order; `acknowledged` is whether the sender had an acknowledgement
+    then.
     """
 
     message: str

@@ -176,25 +176,30 @@ class SenderLink(Link):
             yield f"{connection.cut} was cut after {_bytes(count)} downstream, {_answer(message)}"
 
     @fault("link")
-    async def cut_twice(self, first: int = 0, second: int = 0) -> Acts:
-        """Close the connection after `first` more bytes upstream, and the way back after `second`; the next passes.
+    async def cut_twice(self, direction: Direction, first: int = 0, second: int = 0) -> Acts:
+        """Close the connection after `first` more bytes in that direction, and the way back after `second` upstream.
 
-        Between the two cuts there is no row of the message: it has to be longer than the first.
+        The next passes. Upstream there is no row of the message between the two cuts, it has to be longer than the
+        first; downstream there is one, and no answer.
         """
         connection = await self.sender.idle(downstream=True)
         try:
             with self._away() as obeys:
-                await self._proxy.add_toxic(*_limit(first, "upstream"))
+                await self._proxy.add_toxic(*_limit(first, direction))
                 message = yield None
                 await self._cut(connection, obeys=obeys)
-                await self._require_unstored(message)
+                _require_unanswered(message, "the second cut")
+                stored = await self._store.holds(message)
+                if stored is not (direction == "downstream"):
+                    raise NotSeen(f"the message was {'stored' if stored else 'not stored'}")
                 await self.restore(_limit(second, "upstream"))
             await self._first(self._failed_try(), self._next_closed(), self._over(message))
-            unstored = f"{connection.cut} was cut after {_bytes(first)} upstream, no row was there"
+            row = "its row" if stored else "no row"
+            once = f"{connection.cut} was cut after {_bytes(first)} {direction}, {row} was there"
             if message.done.is_set():
-                yield f"{unstored}, and nothing was cut again: the way back and the message had no {_bytes(second)}"
+                yield f"{once}, and nothing was cut again: the way back and the message had no {_bytes(second)}"
                 return
-            yield f"{unstored}, and the way back was cut after {_bytes(second)}"
+            yield f"{once}, and the way back was cut after {_bytes(second)}"
         finally:
             await self.restore()
 

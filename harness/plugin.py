@@ -418,12 +418,16 @@ class Gate:
 
     async def _shrink(self, case: Case, pair: str, result: Result, folder: Path, seed: int) -> None:
         """Try simpler cases than a pair that breaks the claim, and say which is the simplest that does, too."""
+        numbers = itertools.count(1)
+        self.tell(f"{case.space}/{pair}: it broke; now looking for less that does")
 
         async def breaks(candidate: str) -> bool:
-            place = folder / "smaller" / candidate
+            place = folder / "smaller" / f"{next(numbers):02}"
             run = msgspec.structs.replace(scenario.runs(case)[-1], only=candidate)
             await self._perform_run(case, run, place, seed, self._timeout_seconds)
-            return bool(scenario.broken_by(place))
+            does = scenario.has_broken_case(place)
+            self.tell(f"{case.space}/{candidate}: {'yes' if does else 'no'}")
+            return does
 
         result.smallest = f"{result.replay_case} {case.space}/{await shrink.smallest(pair, breaks)}"
 

@@ -565,6 +565,16 @@ def broken_pair(result: Result) -> str | None:
     return next((case.rpartition("/")[2] for case in broken), None)
 
 
+def has_broken_case(folder: Path) -> bool:
+    """Whether a case of the sweep that was left in a folder breaks what is claimed; of dry runs nothing is asked.
+
+    Raises:
+        HarnessError: its history cannot be read.
+    """
+    history = h.SavedHistory(folder / "history.jsonl")
+    return any(outcome.kind == "broken" for outcome in outcomes(history, checker.judge(history)))
+
+
 def broken_by(folder: Path) -> set[Kind]:
     """The kinds of anomalies by which the run that was left in a folder breaks what is claimed.
 

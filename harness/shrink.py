@@ -1,17 +1,18 @@
 """The smallest that still fails: of a pair of faults one of them alone, or both earlier; of a schedule some steps."""
 
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
-_TRIES = 12
+_TRIES, _TRIES_ALONE = 12, 2
 _T = TypeVar("_T")
 
 
 def smaller(case: str) -> Iterator[str]:
     """Simpler cases than a pair `12+9`, the simplest first: one fault alone (`12+`, `+9`), then earlier positions."""
     first, _, second = case.partition("+")
-    if first and second:
+    if _is_pair(case):
         yield f"{first}+"
         yield f"+{second}"
     for earlier in _earlier(first):
@@ -29,21 +30,32 @@ def _earlier(position: str) -> Iterator[int]:
 async def smallest(case: str, fails: Callable[[str], Awaitable[bool]]) -> str:
     """The smallest case that fails, as far as a dozen tries find it.
 
+    One fault of a pair is tried alone twice before both are believed to be needed: what races need not fail each time.
+
     Args:
         case: a pair that fails.
         fails: tries a case.
     """
-    tried: set[str] = set()
-    while len(tried) < _TRIES:
+    tried: Counter[str] = Counter()
+    while tried.total() < _TRIES:
         for candidate in smaller(case):
-            if candidate not in tried and len(tried) < _TRIES:
-                tried.add(candidate)
+            tries = _TRIES_ALONE if _is_pair(case) and not _is_pair(candidate) else 1
+            while tried[candidate] < tries and tried.total() < _TRIES:
+                tried[candidate] += 1
                 if await fails(candidate):
-                    case = candidate
                     break
+            else:
+                continue
+            case = candidate
+            break
         else:
             break
     return case
+
+
+def _is_pair(case: str) -> bool:
+    first, _, second = case.partition("+")
+    return bool(first and second)
 
 
 async def smallest_part(

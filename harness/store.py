@@ -244,6 +244,21 @@ class SQLiteStore:
             yield f"{evidence}, the first of {times} locks"
 
     @fault("store")
+    async def lock_again(self, seconds: float) -> Acts:
+        """Hold a lock while a message that is stored already is sent again, and for `seconds` after that began."""
+        async with self.locked() as rows:
+            message = yield None
+            await waiting.until(
+                lambda: message.attempts > 1,
+                awaited=f"attempt 2 of {message.id}",
+                timeout_seconds=self._patience_seconds,
+            )
+            await waiting.pause(seconds)
+            if not self.is_in(await asyncio.to_thread(rows), message):
+                raise NotSeen("the message was not stored when it came again")
+            yield f"its row was there under the lock, for {seconds:g} s from attempt {message.attempts} of {message.id}"
+
+    @fault("store")
     async def full(self, seconds: float) -> Acts:
         """Let the server write no byte to any file, for `seconds` after the first attempt of the message began.
 

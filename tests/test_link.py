@@ -601,7 +601,7 @@ async def test_cut_twice_has_no_row_between_the_cuts(tmp_path: Path) -> None:
         alice = await here.sender()
         for second, again in ((10, "and the way back was cut after 10 bytes"), (10_000, "and nothing was cut again")):
             await soon(alice.send(TEXT))
-            cut = alice.link.cut_twice(5, second)
+            cut = alice.link.cut_twice("upstream", 5, second)
             await cut.begin()
             (flow,) = open_flows(tap)
             before = len(flow.up)
@@ -622,13 +622,32 @@ async def test_cut_twice_of_a_message_that_was_stored_between_the_cuts_is_not_se
         alice = await here.sender()
         length = (await soon(alice.send(TEXT))).emitted_on
         assert length is not None
-        cut = alice.link.cut_twice(length.last_unit_bytes + 1, 10)
+        cut = alice.link.cut_twice("upstream", length.last_unit_bytes + 1, 10)
         await cut.begin()
         message, later = alice.post(TEXT), alice.post(TEXT)
-        with pytest.raises(NotSeen, match="acknowledged before the fault was over"):
+        with pytest.raises(NotSeen, match="acknowledged before the second cut"):
             await soon(cut.bite(message))
         await cut.heal()
         await soon(later.done.wait())
+
+
+@in_event_loop
+async def test_cut_twice_downstream_has_a_row_between_the_cuts(tmp_path: Path) -> None:
+    """Its answer is cut, and the way back of the message that is stored already: it is stored once."""
+    async with behind(tmp_path, "websocket") as (running, tap, here):
+        alice = await here.sender()
+        for second, again in ((10, "and the way back was cut after 10 bytes"), (10_000, "and nothing was cut again")):
+            await soon(alice.send(TEXT))
+            cut = alice.link.cut_twice("downstream", 5, second)
+            await cut.begin()
+            message = alice.post(TEXT)
+            evidence = await soon(cut.bite(message))
+            assert evidence.startswith("the connection was cut after 5 bytes downstream, its row was there, ")
+            assert again in evidence
+            await cut.heal()
+            await soon(message.done.wait())
+            assert message.attempts > 1
+    assert await stored_once(running, alice)
 
 
 # -- a lock and a cut --------------------------------------------------------------------------------------------

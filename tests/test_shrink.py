@@ -47,7 +47,21 @@ def test_smallest_is_what_fails_and_has_nothing_smaller_that_does(fails: set[str
     """A pair of which no part fails stays as it is."""
     found, tried = shrunk("12+9", fails)
     assert found == remains
-    assert len(tried) == len(set(tried)) <= 12
+    assert len(tried) <= 12
+    assert {case for case in tried if tried.count(case) > 1} <= {"12+", "+9", "6+", "+4"}
+
+
+@pytest.mark.parametrize(("failing", "remains"), [(1, "0+"), (2, "0+"), (3, "0+0")])
+def test_each_fault_alone_is_tried_twice(failing: int, remains: str) -> None:
+    """What races may fail only then; what does not fail twice is given up, and what is no pair any more is tried once."""
+    tried = []
+
+    async def attempt(candidate: str) -> bool:
+        tried.append(candidate)
+        return candidate == "0+" and tried.count("0+") == failing
+
+    assert asyncio.run(smallest("0+0", attempt)) == remains
+    assert tried == ["0+", "0+", "+0", "+0"][: min(failing, 2) if failing < 3 else 4]
 
 
 def test_tries_are_bounded() -> None:

@@ -1,5 +1,6 @@
 """Sweeps on a real system: every position is a case, each cut is where its case says, and nothing is left out."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -338,6 +339,29 @@ async def test_calls_of_a_recovery_can_be_asked_for(tmp_path: Path, monkeypatch:
 
 
 @TRACED
+@in_event_loop
+async def test_last_start_of_a_recovery_is_not_hit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind its last call: the server answers what it was killed at."""
+
+    async def some(system: System) -> None:
+        monkeypatch.setattr(system, "cases", lambda count: [count - 1])
+        await syscalls.every_call_of_a_recovery(system)
+
+    async with place(tmp_path, monkeypatch, forking=True) as here:
+        history = await here.run(some, FORKING, target=FORKING.target)
+        assert of(history, h.Failed) == []
+        judgement = judge(history)
+        assert judgement.verdict == "kept"
+        (outcome,) = outcomes(history, judgement)
+        assert (outcome.place, outcome.kind, outcome.words) == (
+            "behind the last call",
+            "untouched",
+            "not hit, stored once",
+        )
+        assert outcome.evidence.startswith("nothing was hit in the start after a kill at fdatasync store-wal: ")
+
+
+@TRACED
 @pytest.mark.parametrize(
     ("entry", "kinds"),
     [("never_syncs", {"not_durable"}), ("undoes_unfinished", {"lost"}), ("syncs_later", {"not_durable"})],
@@ -377,34 +401,128 @@ async def test_one_case_is_enough_for_a_server_that_is_wrong_there(
 # -- pairs -------------------------------------------------------------------------------------------------------
 
 
+async def upstream_cuts(system: System) -> None:
+    """Pairs of cuts whose first is upstream."""
+    await pairs.cut_and_cut(system, "upstream")
+
+
 @pytest.mark.parametrize(
-    ("only", "said"),
+    ("direction", "only", "stands", "said"),
     [
         (
+            "upstream",
             "5+300",
-            (
-                "the connection was cut after 5 bytes upstream, no row was there, and the way back was cut after 300",
-                "resent",
-            ),
+            r"byte 6 of \d+, frame header, then byte 301 of \d+",
+            "the connection was cut after 5 bytes upstream, no row was there, and the way back was cut after 300",
         ),
-        ("5+", ("the connection was cut after 5 bytes upstream, attempt 1 of ", "resent")),
-        ("+300", ("a handshake was cut after 300 bytes upstream while ", "resent")),
+        (
+            "downstream",
+            "5+300",
+            r"byte 6 of \d+, then byte 301 of \d+",
+            "the connection was cut after 5 bytes downstream, its row was there, and the way back was cut after 300",
+        ),
+        (
+            "upstream",
+            "5+",
+            r"byte 6 of \d+, frame header",
+            "the connection was cut after 5 bytes upstream, attempt 1 of ",
+        ),
+        (
+            "downstream",
+            "5+",
+            r"byte 6 of \d+",
+            "the connection was cut after 5 bytes downstream, attempt 1 of ",
+        ),
+        ("downstream", "+300", r"byte 301 of \d+", "a handshake was cut after 300 bytes upstream while "),
     ],
 )
 @in_event_loop
 async def test_pair_of_cuts_can_be_asked_for_and_so_can_each_of_them(
-    only: str, said: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    direction: Direction, only: str, stands: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first in the message, the second in the handshake that follows."""
+    """The first in the message or in its answer, the second in the handshake that follows."""
+
+    async def schedule(system: System) -> None:
+        await pairs.cut_and_cut(system, direction)
+
     async with place(tmp_path, monkeypatch) as here:
-        history = await here.run(pairs.cut_and_cut, msgspec.structs.replace(ALL, only=only))
+        history = await here.run(schedule, msgspec.structs.replace(ALL, only=only))
         assert of(history, h.Failed) == []
         judgement = judge(history)
         assert judgement.verdict == "kept"
         (outcome,) = outcomes(history, judgement)
         assert outcome.case == f"wire/it/{only}"
-        assert outcome.evidence.startswith(said[0])
-        assert outcome.kind == said[1]
+        assert re.fullmatch(stands, outcome.place)
+        assert outcome.evidence.startswith(said)
+        assert outcome.kind == "resent"
+
+
+@in_event_loop
+async def test_answer_is_cut_before_its_end_and_the_message_comes_again_to_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are as many cuts as make a message come again, those of the acknowledgement; its row is there."""
+
+    async def schedule(system: System) -> None:
+        await pairs.cut_and_lock(system, "downstream")
+
+    async with place(tmp_path, monkeypatch) as here:
+        acknowledgement = len("431[]") + 2
+        history = await here.run(schedule, msgspec.structs.replace(ALL, only=f"{acknowledgement - 1}+1"))
+        assert of(history, h.Failed) == []
+        judgement = judge(history)
+        assert judgement.verdict == "kept"
+        (outcome,) = outcomes(history, judgement)
+        assert outcome.kind == "resent"
+        assert outcome.evidence.startswith("its row was there under the lock, for ")
+        assert re.fullmatch(rf"byte {acknowledgement} of \d+, then a lock of 0\.\d+ s", outcome.place)
+        history = await here.run(schedule, msgspec.structs.replace(ALL, only=f"{acknowledgement}+1"))
+        assert of(history, h.Failed)[0].reason.startswith(f"there is no case wire/it/{acknowledgement}+1")
+
+
+@pytest.mark.parametrize("direction", ["upstream", "downstream"])
+@TRACED
+@in_event_loop
+async def test_server_is_killed_when_the_message_comes_again(
+    direction: Direction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call is one by which such a message is handled: what is stored already is not written again."""
+
+    async def schedule(system: System) -> None:
+        await pairs.cut_and_kill(system, direction)
+
+    async with place(tmp_path, monkeypatch, forking=True) as here:
+        run = msgspec.structs.replace(FORKING, budget_seconds=1)
+        history = await here.run(schedule, run, target=run.target)
+        assert of(history, h.Failed) == []
+        judgement = judge(history)
+        assert judgement.verdict == "kept"
+        found = outcomes(history, judgement)
+        assert {outcome.kind for outcome in found} == {"resent"}
+        (swept,) = of(history, h.Swept)
+        written = {outcome.place.rpartition(", then ")[2].partition(" ")[0] for outcome in found} & {"pwrite64"}
+        assert direction == "upstream" or not written
+        assert all(outcome.evidence.startswith("the server was killed at ") for outcome in found)
+        assert swept.size == (7 * 16 if direction == "downstream" else swept.size)
+
+
+@in_event_loop
+async def test_server_that_stores_twice_is_broken_by_pairs_whose_answer_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its constraint; a first cut upstream leaves no row to be doubled."""
+
+    async def schedule(system: System) -> None:
+        await pairs.cut_and_cut(system, "downstream")
+
+    async with place(tmp_path, monkeypatch) as here:
+        run = msgspec.structs.replace(ALL, only="3+100", server="without_unique")
+        history = await here.run(schedule, run)
+        (outcome,) = outcomes(history, judge(history))
+        assert outcome.words == "duplicate"
+        history = await here.run(upstream_cuts, run)
+        (outcome,) = outcomes(history, judge(history))
+        assert outcome.kind == "resent"
 
 
 @in_event_loop
@@ -417,7 +535,7 @@ async def test_pairs_are_tried_until_the_budget_is_used_and_then_from_there(
     async with place(tmp_path, monkeypatch) as here:
         tried: list[str] = []
         for _ in range(2):
-            history = await here.run(pairs.cut_and_cut, run)
+            history = await here.run(upstream_cuts, run)
             assert of(history, h.Failed) == []
             assert judge(history).verdict == "kept"
             (swept,) = of(history, h.Swept)
@@ -437,7 +555,7 @@ async def test_shares_of_pairs_have_no_case_in_common(tmp_path: Path, monkeypatc
         spaces = []
         for number in (1, 2):
             run = msgspec.structs.replace(ALL, share=(number, 2), budget_seconds=0.3, progress=tmp_path / str(number))
-            history = await here.run(pairs.cut_and_cut, run)
+            history = await here.run(upstream_cuts, run)
             assert of(history, h.Failed) == []
             spaces += [event.space for event in of(history, h.Swept)]
             tried += [event.case for event in of(history, h.FaultBegan) if event.case]

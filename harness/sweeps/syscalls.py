@@ -16,6 +16,7 @@ from harness.system import AnySender, System
 
 # Each is a start of the server.
 _DRY_RUNS = 3
+_BEHIND = "behind the last call"
 _NO_STARTS = "the starts by server.fork are no starts of the server"
 
 
@@ -34,7 +35,7 @@ async def every_call(system: System, action: Literal["kill"] | Error) -> None:
     sender = await prepared(system)
     found = await of_message(system, sender)
     chosen = found if action == "kill" else [call for call in found if fails_with(call, action)]
-    resent = await _each_on_its_own(system, sender, fault, [*map(str, chosen), "behind the last call"])
+    resent = await _each_on_its_own(system, sender, fault, [*map(str, chosen), _BEHIND])
     if system.server.forks:
         await _again_from_nothing(system, sender, found, fault, chosen, resent)
 
@@ -43,6 +44,8 @@ async def every_call_of_a_recovery(system: System) -> None:
     """Kill the server when a message is written and not yet valid, and at each call of the start that follows."""
 
     def fault(case: int) -> Fault:
+        if case == len(chosen):
+            return system.calls.hit_no_call_of_recovery(first)
         return system.calls.kill_in_recovery(first, chosen[case])
 
     # A dry run kills the server, too. So that it does no harm in a control or a null its sender is none of theirs.
@@ -51,7 +54,7 @@ async def every_call_of_a_recovery(system: System) -> None:
     found = await of_message(system, probe)
     first = unsynced(found)
     chosen = await of_recovery(system, probe, first)
-    resent = await _each_on_its_own(system, sender, fault, [*map(str, chosen)])
+    resent = await _each_on_its_own(system, sender, fault, [*map(str, chosen), _BEHIND])
     if system.server.forks:
         await _again_from_nothing(system, sender, found, fault, chosen, resent)
 

@@ -52,7 +52,7 @@ async def every_byte(system: System, direction: Direction, lanes: int | None = N
         senders,
         longest + 2,
         lambda link, count: link.cut_at(direction, shortest, longest, count),
-        lambda count: _place(count, longest, framed=direction == "upstream" and system.transport == "websocket"),
+        lambda count: place(count, longest, framed=direction == "upstream" and system.transport == "websocket"),
     )
 
 
@@ -66,7 +66,7 @@ async def every_byte_of_a_stream(system: System) -> None:
     def cut(link: SenderLink, count: int) -> Fault:
         return link.cut_at("upstream", length, length, count, min(count, length - 1) // each * each)
 
-    await _through(system, senders, length + 2, cut, lambda count: _place(count, length), stream=_STREAM)
+    await _through(system, senders, length + 2, cut, lambda count: place(count, length), stream=_STREAM)
 
 
 async def every_byte_of_the_answers_to_a_stream(system: System) -> None:
@@ -91,7 +91,7 @@ async def every_byte_of_the_answers_to_a_stream(system: System) -> None:
     await sender.send(TEXT)
     for case in system.cases(length + 2):
         fault = sender.link.cut_among(length, case)
-        async with system.inject(fault, case=case, place=_place(case, length)) as injected:
+        async with system.inject(fault, case=case, place=place(case, length)) as injected:
             await injected.bitten(await _among_others(sender, others))
         await sender.finished(sender.messages[-1])
     await sender.send(TEXT)
@@ -128,7 +128,7 @@ async def every_byte_of_a_handshake(system: System, direction: Direction) -> Non
         senders,
         length + 2,
         lambda link, count: link.cut_handshake(direction, count, length),
-        lambda count: _place(count, length),
+        lambda count: place(count, length),
     )
 
 
@@ -144,6 +144,16 @@ async def measured(sender: AnySender, direction: Direction) -> int:
     of = 0 if direction == "upstream" else 1
     sums = itertools.zip_longest(connection.bytes_by_wire, before, fillvalue=(0, 0))
     return max(after[of] - earlier[of] for after, earlier in sums)
+
+
+async def unanswered(sender: AnySender) -> int:
+    """After how many bytes downstream a message still has no answer, and comes again."""
+
+    async def comes_again(count: int) -> bool:
+        await sender.link.cuts_message(TEXT, count, "downstream")
+        return sender.messages[-1].attempts > 1
+
+    return min([await _most_that_cuts(comes_again) for _ in range(_DRY_RUNS)])
 
 
 async def _ends(system: System, sender: AnySender, direction: Direction) -> tuple[int, int]:
@@ -213,7 +223,7 @@ async def _through(
     senders: Sequence[AnySender],
     count: int,
     fault: Callable[[SenderLink, int], Fault],
-    place: Callable[[int], str],
+    place_of: Callable[[int], str],
     stream: int = 1,
 ) -> None:
     """Go through the cases: each is a fault that bites a message, on whatever link has nothing to do.
@@ -226,7 +236,7 @@ async def _through(
 
     async def work(sender: AnySender) -> None:
         for case in cases:
-            async with system.inject(fault(sender.link, case), case=case, place=place(case)) as injected:
+            async with system.inject(fault(sender.link, case), case=case, place=place_of(case)) as injected:
                 messages = [sender.post(TEXT) for _ in range(stream)]
                 await injected.bitten(messages[min(case // each, stream - 1)])
             await sender.finished(messages[-1])
@@ -235,12 +245,12 @@ async def _through(
     await senders[0].send(TEXT)
 
 
-def _place(count: int, length: int, *, framed: bool = False) -> str:
+def place(count: int, length: int, *, framed: bool = False) -> str:
     """What stands behind so many bytes: the first byte that does not get through."""
     if count >= length:
         return "behind the last byte" if count == length else "one byte more than there are"
-    place = f"byte {count + 1} of {length}"
+    where = f"byte {count + 1} of {length}"
     if not framed:
-        return place
+        return where
     header = _LONG_HEADER_BYTES if length > _HEADER_BYTES + _LONGEST_SHORT_PAYLOAD else _HEADER_BYTES
-    return f"{place}, {'frame header' if count < header else 'payload'}"
+    return f"{where}, {'frame header' if count < header else 'payload'}"
