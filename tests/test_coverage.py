@@ -12,11 +12,11 @@ from tests.histories import Script
 
 def test_order_is_any_and_always_the_same() -> None:
     """Every case once; of another space, or of another size, in another order."""
-    order = coverage.order("pairs/wire-kill", 500)
+    order = coverage.order("pairs/up-kill", 500)
     assert sorted(order) == list(range(500))
-    assert order == coverage.order("pairs/wire-kill", 500) != list(range(500))
+    assert order == coverage.order("pairs/up-kill", 500) != list(range(500))
     assert order != coverage.order("pairs/kill-kill", 500)
-    assert [number for number in coverage.order("pairs/wire-kill", 501) if number < 500] != order
+    assert [number for number in coverage.order("pairs/up-kill", 501) if number < 500] != order
 
 
 def test_next_run_goes_on_where_the_last_has_ended(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_progress_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("begun", "done", "words"),
     [
-        (0, 20, "pairs/wire-kill: 20 of 4,154 pairs (0.5%)"),
-        (100, 4154, "pairs/wire-kill: 4,054 of 4,154 pairs (97.6%), 4,154 with those of the runs before"),
+        (0, 20, "pairs/up-kill: 20 of 4,154 pairs (0.5%)"),
+        (100, 4154, "pairs/up-kill: 4,054 of 4,154 pairs (97.6%), 4,154 with those of the runs before"),
     ],
 )
 def test_share_is_told_in_words(begun: int, done: int, words: str) -> None:
@@ -60,7 +60,7 @@ def test_share_is_told_in_words(begun: int, done: int, words: str) -> None:
     script.send()
     history = script.history()
     assert coverage.said(history, judge(history)) == ""
-    script.events.append(h.Swept(time=0.0, space="pairs/wire-kill", size=4154, begun=begun, done=done))
+    script.events.append(h.Swept(time=0.0, space="pairs/up-kill", size=4154, begun=begun, done=done))
     history = script.history()
     assert coverage.said(history, judge(history)) == words
 

@@ -243,6 +243,18 @@ def test_case_that_threatens_nothing_is_kept_when_it_is_asked_for(tmp_path: Path
     assert "wire/down/20..22: acknowledged, then cut" in ran.output
 
 
+def test_pair_that_breaks_is_reduced_and_says_how(tmp_path: Path) -> None:
+    """To the cut of the answer alone; each try has its line."""
+    options = ["--sweep-budget", "1s", "--target", "ledger/no_unique_constraint"]
+    ran = run(tmp_path, "scenarios/test_sweep.py", "-k", "pairs-down-lock-python", *options)
+    assert ran.verdicts == {"pairs-down-lock-python-websocket": "broken"}, ran.output
+    lines = [line for line in ran.output.splitlines() if line.startswith("pairs/down-lock/")]
+    assert lines[0].endswith(": it broke; now looking for less that does")
+    assert lines[1] == lines[0].partition("+")[0] + "+: yes"
+    assert lines[-1] == "pairs/down-lock/0+: yes"
+    assert ran.scenarios["pairs-down-lock-python-websocket"]["smallest"].endswith(" --case pairs/down-lock/0+")
+
+
 def test_shares_of_a_sweep_are_scenarios_of_their_own(tmp_path: Path) -> None:
     """Together they have every case once; the replay command of one runs only that."""
     ran = run(tmp_path, "scenarios/test_sweep.py", "-k", "wire-up and websocket", "--shares", "2")

@@ -53,7 +53,7 @@ def test_smallest_is_what_fails_and_has_nothing_smaller_that_does(fails: set[str
 
 @pytest.mark.parametrize(("failing", "remains"), [(1, "0+"), (2, "0+"), (3, "0+0")])
 def test_each_fault_alone_is_tried_twice(failing: int, remains: str) -> None:
-    """What races may fail only then; what does not fail twice is given up, and what is no pair any more is tried once."""
+    """What races may fail only then; what has not failed twice is given up."""
     tried = []
 
     async def attempt(candidate: str) -> bool:

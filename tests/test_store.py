@@ -410,6 +410,32 @@ async def test_repeated_lock_is_held_so_many_times(
 
 
 @in_event_loop
+async def test_lock_of_a_message_that_comes_again_has_its_row(database: Path) -> None:
+    """It is held while the second attempt is made; without a row, or without that attempt, it is not seen."""
+    with written(database) as server:
+        store = make_store(database, ROWS, patience_seconds=0.05)
+        again = attempted()
+        again.attempts = 2
+        lock = store.lock_again(0.01)
+        await lock.begin()
+        assert try_to_write(database) == "database is locked"
+        with pytest.raises(NotSeen, match="not stored when it came again"):
+            await lock.bite(again)
+        await lock.heal()
+        assert try_to_write(database) == "written"
+        insert(server, (1, again.offset, again.content))
+        lock = store.lock_again(0.01)
+        await lock.begin()
+        assert await lock.bite(again) == f"its row was there under the lock, for 0.01 s from attempt 2 of {IDENTITY}"
+        await lock.heal()
+        lock = store.lock_again(0.01)
+        await lock.begin()
+        with pytest.raises(WaitTimeout, match=f"attempt 2 of {IDENTITY}"):
+            await lock.bite(attempted())
+        await lock.heal()
+
+
+@in_event_loop
 async def test_repeated_lock_that_did_not_bite_is_not_seen(database: Path) -> None:
     """What was stored or answered under the first lock was not refused, and nothing stays locked."""
     with written(database):
