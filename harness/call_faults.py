@@ -169,7 +169,7 @@ class CallFaults:
             made = await self._start(message)
             if not message.acknowledged:
                 raise NotSeen(f"{message.id} was not acknowledged by the next start")
-            yield f"nothing was hit in the start after a kill at {first}: {message.id} was answered by call {len(made)}"
+            yield f"nothing was hit in the start after a kill at {first}: {len(made)} calls, {message.id} was answered"
 
     # -- what they are made of -----------------------------------------------------------------------------------
 

@@ -634,7 +634,7 @@ async def test_cut_twice_of_a_message_that_was_stored_between_the_cuts_is_not_se
 @in_event_loop
 async def test_cut_twice_downstream_has_a_row_between_the_cuts(tmp_path: Path) -> None:
     """Its answer is cut, and the way back of the message that is stored already: it is stored once."""
-    async with behind(tmp_path, "websocket") as (running, tap, here):
+    async with behind(tmp_path, "websocket") as (running, _, here):
         alice = await here.sender()
         for second, again in ((10, "and the way back was cut after 10 bytes"), (10_000, "and nothing was cut again")):
             await soon(alice.send(TEXT))
