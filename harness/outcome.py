@@ -62,10 +62,14 @@ def outcomes(history: History, judgement: Judgement) -> list[Outcome]:
 
 
 def _posted(history: History, judgement: Judgement) -> dict[str, int]:
-    """The case of each message that was posted within one: several can be at work at once, each with its own sender."""
+    """The case of each message that was posted within one: several can be at work at once, each with its own sender.
+
+    And of each that its fault bit: the second fault of a pair begins when the message is under way.
+    """
     bitten = {bite.number: bite.message for bite in judgement.bites}
     senders = {event.message: event.sender for event in history if isinstance(event, h.Invoke)}
-    of: dict[str, int] = {}
+    cases = {event.number for event in history if isinstance(event, h.FaultBegan) and event.case}
+    of = {message: number for number, message in bitten.items() if number in cases}
     acting: dict[str, int] = {}
     for event in history:
         match event:
@@ -98,7 +102,7 @@ def _of(bite: h.Bitten | None, attempts: Counter[str], broken: list[str], done: 
 def folded(found: Iterable[Outcome]) -> list[tuple[str, Outcome]]:
     """Neighbouring cases with the same outcome as one: `wire/up/0..71`, and the first of them.
 
-    Pairs have no neighbours: all with the same outcome are one, `pairs/wire-kill (408)`.
+    Pairs have no neighbours: all with the same outcome are one, `pairs/up-kill (408)`.
     """
     found = list(found)
     if any("+" in outcome.case for outcome in found):

@@ -468,14 +468,14 @@ async def test_answer_is_cut_before_its_end_and_the_message_comes_again_to_a_loc
 
     async with place(tmp_path, monkeypatch) as here:
         acknowledgement = len("431[]") + 2
-        history = await here.run(schedule, msgspec.structs.replace(ALL, only=f"{acknowledgement - 1}+1"))
+        history = await here.run(schedule, msgspec.structs.replace(ALL, only=f"{acknowledgement - 2}+1"))
         assert of(history, h.Failed) == []
         judgement = judge(history)
         assert judgement.verdict == "kept"
         (outcome,) = outcomes(history, judgement)
         assert outcome.kind == "resent"
         assert outcome.evidence.startswith("its row was there under the lock, for ")
-        assert re.fullmatch(rf"byte {acknowledgement} of \d+, then a lock of 0\.\d+ s", outcome.place)
+        assert re.fullmatch(rf"byte {acknowledgement - 1} of \d+, then a lock of 0\.\d+ s", outcome.place)
         history = await here.run(schedule, msgspec.structs.replace(ALL, only=f"{acknowledgement}+1"))
         assert of(history, h.Failed)[0].reason.startswith(f"there is no case wire/it/{acknowledgement}+1")
 
