@@ -8,9 +8,9 @@ READY := $(VENV)/.ready
 
 .PHONY: scenarios node sweep soak ledger ledger-full test lint bench clean
 
-# Four workers on two cores: the better part of a scenario is waiting for timeouts.
+# Five workers on two cores: the better part of a scenario is waiting for timeouts.
 scenarios: $(READY)
-	$(VENV)/bin/pytest scenarios -n 4 --dist worksteal -m 'not long'
+	$(VENV)/bin/pytest scenarios -n 5 --dist worksteal -m 'not long'
 
 # With the official JavaScript client and a Node server: every scenario, then the tutorial's claims with both clients on
 # all shipped servers. The second runs whatever became of the first.

@@ -9,7 +9,7 @@ from harness.sweeps import TEXT, tried
 from harness.system import System
 
 # Around the busy timeout of the shipped servers (0.2 of their ack timeout) and the ack timeout.
-_HELD_ACK_TIMEOUTS = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.9, 1, 1.1, 1.5)
+_HELD_ACK_TIMEOUTS = (0, 0.1, 0.15, 0.2, 0.25, 0.5, 0.9, 1, 1.1, 1.5)
 
 
 async def every_lock(system: System, cuts: Sequence[Cut]) -> None:
