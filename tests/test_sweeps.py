@@ -201,8 +201,11 @@ async def test_official_client_is_cut_over_polling_to_its_last_byte(
         history = await here.run(schedule, msgspec.structs.replace(SOME, client="node"), transport="polling")
         found = outcomes(history, judge(history))
         assert of(history, h.Failed) == []
-        assert judge(history).verdict == "kept"
-        assert (found[0].kind, found[-1].kind) == ("resent", "untouched")
+        # An exchange can be longer than the one that was measured: then the last case is cut, and alone proves nothing.
+        is_longer = found[-1].kind == "unproven"
+        assert judge(history).verdict == ("unproven" if is_longer else "kept")
+        assert [outcome.kind for outcome in found[1:] if not outcome.good] == ["unproven"] * is_longer
+        assert (found[0].kind, is_longer or found[-1].kind == "untouched") == ("resent", True)
         assert found[1].evidence.startswith("the connection was cut after ")
 
 
