@@ -224,21 +224,6 @@ async def test_cut_at_lets_exactly_so_many_bytes_pass(count: float, tmp_path: Pa
 
 
 @in_event_loop
-async def test_poll_behind_an_exchange_is_none_of_it(tmp_path: Path) -> None:
-    """It can come by the connection that brought the message: where that was answered, nothing of it was cut."""
-    async with behind(tmp_path, "polling") as (_, _, here):
-        alice = await here.sender()
-        for _ in range(5):
-            await soon(alice.send(TEXT))
-            length = (await alice.idle(downstream=True)).last_unit_bytes
-            whole = alice.link.cut_at("upstream", length, length, length + 1)
-            await whole.begin()
-            assert (await soon(whole.bite(alice.post(TEXT)))).startswith("nothing was cut")
-            await whole.heal()
-            await soon(alice.connected(10))
-
-
-@in_event_loop
 async def test_cut_at_one_byte_more_than_there_are_cuts_nothing(tmp_path: Path) -> None:
     """The same connection goes on, and that is the evidence; a message that is longer than that is not seen."""
     async with behind(tmp_path, "websocket") as (_, _, here):
