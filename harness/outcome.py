@@ -1,7 +1,7 @@
 """What came of each case of a sweep: a pure function of the history of its run."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -47,11 +47,11 @@ def outcomes(history: History, judgement: Judgement) -> list[Outcome]:
     """
     cases = {event.number: event for event in history if isinstance(event, h.FaultBegan) and event.case}
     attempts = Counter(event.message for event in history if isinstance(event, h.Attempt))
+    bites = {bite.number: bite for bite in judgement.bites if bite.number in cases}
     broken: dict[int | None, list[str]] = {}
-    of_messages = _posted(history, judgement)
+    case_of = _cases_of_messages(history, bites)
     for anomaly in judgement.broken_by:
-        broken.setdefault(of_messages.get(anomaly.message or ""), []).append(anomaly.kind)
-    bites = {bite.number: bite for bite in judgement.bites}
+        broken.setdefault(case_of.get(anomaly.message or ""), []).append(anomaly.kind)
     found = []
     for number, began in cases.items():
         bite = bites.get(number)
@@ -61,20 +61,18 @@ def outcomes(history: History, judgement: Judgement) -> list[Outcome]:
     return sorted(found, key=lambda outcome: _position(outcome.case))
 
 
-def _posted(history: History, judgement: Judgement) -> dict[str, int]:
+def _cases_of_messages(history: History, bites: Mapping[int, h.Bitten]) -> dict[str, int]:
     """The case of each message that was posted within one: several can be at work at once, each with its own sender.
 
     And of each that its fault bit: the second fault of a pair begins when the message is under way.
     """
-    bitten = {bite.number: bite.message for bite in judgement.bites}
     senders = {event.message: event.sender for event in history if isinstance(event, h.Invoke)}
-    cases = {event.number for event in history if isinstance(event, h.FaultBegan) and event.case}
-    of = {message: number for number, message in bitten.items() if number in cases}
+    of = {bite.message: number for number, bite in bites.items()}
     acting: dict[str, int] = {}
     for event in history:
         match event:
-            case h.FaultBegan() if event.case and event.number in bitten:
-                acting[senders[bitten[event.number]]] = event.number
+            case h.FaultBegan() if event.number in bites:
+                acting[senders[bites[event.number].message]] = event.number
             case h.FaultEnded() if event.number in acting.values():
                 acting = {sender: number for sender, number in acting.items() if number != event.number}
             case h.Invoke() if event.sender in acting:

@@ -230,9 +230,14 @@ def _members(group: int) -> Iterator[int]:
 
 def _states(group: int) -> Iterator[str]:
     """The kernel's letters for what the threads of a group are doing; nothing where there is no /proc."""
+    return map(_state, _threads(group))
+
+
+def _threads(group: int) -> Iterator[Path]:
+    """What /proc has of each thread of a group; nothing where there is none."""
     for pid in _members(group):
         tasks = _PROC / str(pid) / "task"
-        yield from (_state(tasks / task) for task in _listed(tasks))
+        yield from (tasks / task for task in _listed(tasks))
 
 
 def _all_wait(group: int) -> bool:
@@ -248,14 +253,12 @@ def _all_wait(group: int) -> bool:
 def _waits(group: int) -> dict[Path, str | None]:
     """Of each thread of a group that is left how often it has begun to wait, or None while it does not."""
     seen: dict[Path, str | None] = {}
-    for pid in _members(group):
-        tasks = _PROC / str(pid) / "task"
-        for task in _listed(tasks):
-            with contextlib.suppress(OSError):  # it has just ended
-                told = (tasks / task / "status").read_text(errors="replace")
-                state, _, rest = told.partition("\nState:\t")[2].partition("\n")
-                if state[:1] not in _GONE:
-                    seen[tasks / task] = rest.rpartition("\nvoluntary_ctxt_switches:")[2] if state[:1] == "S" else None
+    for thread in _threads(group):
+        with contextlib.suppress(OSError):  # it has just ended
+            told = (thread / "status").read_text(errors="replace")
+            state, _, rest = told.partition("\nState:\t")[2].partition("\n")
+            if state[:1] not in _GONE:
+                seen[thread] = rest.rpartition("\nvoluntary_ctxt_switches:")[2] if state[:1] == "S" else None
     return seen
 
 

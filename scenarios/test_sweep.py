@@ -126,93 +126,83 @@ async def test_message_of_a_store_that_is_locked_at_any_time_with_a_cut_is_store
 @scenario(
     family="pairs",
     controls=["once"],
-    variants={"up-wire": {"direction": "upstream"}},
+    variants={"up-wire": {}},
     transports=["websocket"],
     sweep=True,
     long_over=["websocket"],
 )
-async def test_message_that_is_cut_at_any_byte_and_cut_again_is_stored_once(
-    system: System, direction: Direction
-) -> None:
+async def test_message_that_is_cut_at_any_byte_and_cut_again_is_stored_once(system: System) -> None:
     """A second cut on the way back from the first, after any number of bytes."""
-    await pairs.cut_and_cut(system, direction)
+    await pairs.cut_and_cut(system, "upstream")
 
 
 @scenario(
     family="pairs",
     controls=["new-offset"],
-    variants={"down-wire": {"direction": "downstream"}},
+    variants={"down-wire": {}},
     transports=["websocket"],
     sweep=True,
     long_over=["websocket"],
 )
-async def test_message_whose_answer_is_cut_at_any_byte_and_cut_again_is_stored_once(
-    system: System, direction: Direction
-) -> None:
+async def test_message_whose_answer_is_cut_at_any_byte_and_cut_again_is_stored_once(system: System) -> None:
     """A second cut on the way back from the first, in the answer, after any number of bytes."""
-    await pairs.cut_and_cut(system, direction)
+    await pairs.cut_and_cut(system, "downstream")
 
 
 @scenario(
     family="pairs",
     controls=["once"],
-    variants={"up-lock": {"direction": "upstream"}},
+    variants={"up-lock": {}},
     transports=["websocket"],
     sweep=True,
     long_over=["websocket"],
 )
-async def test_message_that_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(
-    system: System, direction: Direction
-) -> None:
+async def test_message_that_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(system: System) -> None:
     """A lock that is held when the message comes again, for less and for more than the ack timeout."""
-    await pairs.cut_and_lock(system, direction)
+    await pairs.cut_and_lock(system, "upstream")
 
 
 @scenario(
     family="pairs",
     controls=["new-offset"],
-    variants={"down-lock": {"direction": "downstream"}},
+    variants={"down-lock": {}},
     transports=["websocket"],
     sweep=True,
     long_over=["websocket"],
 )
-async def test_message_whose_answer_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(
-    system: System, direction: Direction
-) -> None:
+async def test_message_whose_answer_is_cut_at_any_byte_and_meets_a_lock_is_stored_once(system: System) -> None:
     """A lock that is held when the message comes again that is stored, for less and for more than the ack timeout."""
-    await pairs.cut_and_lock(system, direction)
+    await pairs.cut_and_lock(system, "downstream")
 
 
 @scenario(
     family="pairs",
     controls=["once"],
-    variants={"up-kill": {"direction": "upstream"}},
+    variants={"up-kill": {}},
     transports=["websocket"],
     traces=True,
     sweep=True,
     long_over=["websocket"],
 )
-async def test_message_that_is_cut_at_any_byte_and_whose_server_dies_at_any_call_is_stored_once(
-    system: System, direction: Direction
-) -> None:
+async def test_message_that_is_cut_at_any_byte_and_whose_server_dies_at_any_call_is_stored_once(system: System) -> None:
     """A kill at any system call when the message comes again."""
-    await pairs.cut_and_kill(system, direction)
+    await pairs.cut_and_kill(system, "upstream")
 
 
 @scenario(
     family="pairs",
     controls=["new-offset"],
-    variants={"down-kill": {"direction": "downstream"}},
+    variants={"down-kill": {}},
     transports=["websocket"],
     traces=True,
     sweep=True,
     long_over=["websocket"],
 )
 async def test_message_whose_answer_is_cut_at_any_byte_and_whose_server_dies_at_any_call_is_stored_once(
-    system: System, direction: Direction
+    system: System,
 ) -> None:
     """A kill at any system call when the message comes again that is stored."""
-    await pairs.cut_and_kill(system, direction)
+    await pairs.cut_and_kill(system, "downstream")
 
 
 @scenario(

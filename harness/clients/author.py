@@ -113,11 +113,9 @@ class Author:
         messages: all that were posted, in their order, but for those that were forgotten.
         posted: how many that were, those among them.
         connect_failures: why each try to connect failed that did.
-        endings: why each connection ended that did.
     """
 
     connect_failures: list[str]
-    endings: list[str]
 
     def __init__(
         self,

@@ -380,7 +380,7 @@ class DriverSender(Author):
             ended=self._forget_open,
         )
         self.title = self._driver.title
-        self.connect_failures, self.endings = self._driver.connect_failures, self._driver.endings
+        self.connect_failures = self._driver.connect_failures
         # A program counts attempts from 1 again when it is started again.
         self._attempts_before: dict[str, int] = {}
         self._begun: dict[tuple[str, int], float] = {}
