@@ -627,6 +627,7 @@ def _is_worker(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Agree on the folder and the seed of this run, and refuse a target description that is not valid."""
     config.addinivalue_line("markers", "long: a sweep for which not everybody waits")
+    config.option.force_short_summary = True  # else pytest says all of each failure a second time where it sees a CI
     # pytest-xdist gives its workers this attribute, and a worker what `pytest_configure_node` put into it.
     of_controller = getattr(config, "workerinput", {}).get("midemit")
     settings = _settings(config) if of_controller is None else msgspec.convert(of_controller, Settings)

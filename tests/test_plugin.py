@@ -290,6 +290,13 @@ def test_case_that_breaks_is_replayed_on_its_own_target(tmp_path: Path) -> None:
     assert messages[0] == messages[1]
 
 
+def test_failure_is_told_once_on_a_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, pytest's last lines would have the whole of it again."""
+    monkeypatch.setenv("CI", "true")
+    ran = run(tmp_path, "scenarios", "--target", "ledger/no_unique_constraint", "-k", "ack-lost-one")
+    assert ran.output.count(" replay: ") == 1, ran.output
+
+
 def test_shares_of_one_case_are_refused(tmp_path: Path) -> None:
     """What is one case has no parts."""
     ran = run(tmp_path, "scenarios", "--shares", "2", "--case", "wire/up/37")
