@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Literal
 
 import msgspec
@@ -26,13 +27,17 @@ _DONE = {"cut": "cut", "kill": "killed", "fail": "failed", "hit": "hit", "lock":
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came of one case: its id, what stands at its position, the outcome, also in words, and the evidence."""
+    """What came of one case: its id, what stands at its position, the outcome, also in words, and the evidence.
+
+    `message` is the one that was bitten; none where the case did not come to its end.
+    """
 
     case: str
     place: str
     kind: Kind
     words: str
     evidence: str
+    message: str = ""
 
     @property
     def good(self) -> bool:
@@ -57,7 +62,8 @@ def outcomes(history: History, judgement: Judgement) -> list[Outcome]:
         bite = bites.get(number)
         kind, words = _of(bite, attempts, broken.get(number, []), _DONE[began.fault.partition(" ")[0]])
         assert began.case is not None
-        found.append(Outcome(began.case, began.place or "", kind, words, bite.evidence if bite else ""))
+        evidence, message = (bite.evidence, bite.message) if bite else ("", "")
+        found.append(Outcome(began.case, began.place or "", kind, words, evidence, message))
     return sorted(found, key=lambda outcome: _position(outcome.case))
 
 
@@ -95,6 +101,11 @@ def _of(bite: h.Bitten | None, attempts: Counter[str], broken: list[str], done: 
     if kind == "acknowledged" and done in _BEFORE_THE_ANSWER:
         return kind, f"{done}, then acknowledged"
     return kind, _IN_WORDS[kind].format(done)
+
+
+def joined(shares: Iterable[Iterable[Outcome]]) -> list[Outcome]:
+    """What came of the cases of several shares of a sweep, in the order of their positions."""
+    return sorted(chain.from_iterable(shares), key=lambda outcome: _position(outcome.case))
 
 
 def folded(found: Iterable[Outcome]) -> list[tuple[str, Outcome]]:

@@ -281,6 +281,7 @@ class Gate:
             replay_case=shlex.join(replay_case) if case.scenario.sweep else "",
             controls=list(controls),
             target=case.target.name,
+            share=case.share,
             without_null=[name for name, control in controls.items() if not control.has_null],
         )
 

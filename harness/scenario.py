@@ -475,7 +475,8 @@ class ControlResult(msgspec.Struct):
 class Declared(msgspec.Struct):
     """What is known of a case before it runs; `scenario.json` in its folder.
 
-    `replay_case` replays a case of a sweep: its id is what the command lacks.
+    `replay_case` replays a case of a sweep: its id is what the command lacks. `share` is which part of how many of its
+    sweep it is.
     """
 
     id: str
@@ -489,6 +490,7 @@ class Declared(msgspec.Struct):
     replay_case: str = ""
     without_null: list[str] = []
     target: str = ""
+    share: tuple[int, int] = (1, 1)
 
 
 class Result(msgspec.Struct, omit_defaults=True):
@@ -522,6 +524,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     coverage: str = ""
     smallest: str = ""
     replay_case: str = ""
+    share: tuple[int, int] = (1, 1)
 
 
 def decide(declared: Declared, histories: Mapping[str, History], seconds: float) -> Result:
@@ -554,6 +557,7 @@ def decide(declared: Declared, histories: Mapping[str, History], seconds: float)
         replay=declared.replay,
         replay_case=declared.replay_case,
         target=declared.target,
+        share=declared.share,
         outcomes=outcomes(histories["claim"], claim) if claim else [],
         coverage=coverage.said(histories["claim"], claim) if claim else "",
     )

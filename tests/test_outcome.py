@@ -4,7 +4,7 @@ import pytest
 
 from harness import history as h
 from harness.checker import judge
-from harness.outcome import Outcome, folded, outcomes
+from harness.outcome import Outcome, folded, joined, outcomes
 from tests.histories import Script
 
 CUT, WHOLE = "the connection was cut after 3 bytes", "nothing was cut: the exchange had less than 9 bytes"
@@ -138,6 +138,21 @@ def test_words_say_what_was_done(fault: str, resent: str, acknowledged: str, unt
     found = sweep.outcomes()
     assert [it.words for it in found] == [f"{resent}, stored once", acknowledged, f"{untouched}, stored once"]
     assert {it.place for it in found} == {"there"}
+
+
+def test_outcome_names_the_message_that_was_bitten() -> None:
+    """So that it can be looked up in the history."""
+    sweep = Sweep()
+    sweep.case("wire/up/0")
+    (found,) = sweep.outcomes()
+    assert found.message == sweep.posted[1].message
+
+
+def test_shares_are_joined_in_the_order_of_their_positions() -> None:
+    """Those of pairs have every other pair each."""
+    shares = [["9+4", "10+2"], ["+4", "9+30"]]
+    found = joined([Outcome(f"pairs/up-kill/{at}", "", "resent", "", "") for at in share] for share in shares)
+    assert [it.case.rpartition("/")[2] for it in found] == ["+4", "9+4", "9+30", "10+2"]
 
 
 def test_neighbours_with_the_same_outcome_are_folded() -> None:

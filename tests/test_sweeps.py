@@ -129,6 +129,28 @@ async def test_control_goes_through_some_of_the_whole_whatever_is_asked_for(
         assert found[0].case == "wire/it/0"
 
 
+@pytest.mark.parametrize(
+    ("direction", "length", "stands"),
+    [
+        ("upstream", 131, {0: "frame header", 5: "frame header", 6: "payload", 130: "payload"}),
+        ("upstream", 134, {0: "frame header", 7: "frame header", 8: "payload"}),
+        ("downstream", 127, {1: "header of the first frame", 2: "behind the header of the first frame"}),
+        (
+            "downstream",
+            128,
+            {1: "header of the first frame", 2: "", 3: "", 4: "behind the header of the first frame"},
+        ),
+    ],
+)
+def test_place_says_of_a_frame_what_its_length_tells(direction: Direction, length: int, stands: dict[int, str]) -> None:
+    """Frames of clients have a mask. Of several frames downstream nobody knows how long the first one is."""
+    for at, part in stands.items():
+        assert wire.part_of_exchange(direction, at, length) == part
+        assert wire.place(at, length, part) == f"byte {at + 1} of {length}" + (f", {part}" if part else "")
+    assert wire.place(length, length) == "behind the last byte"
+    assert wire.place(length + 1, length) == "one byte more than there are"
+
+
 @pytest.mark.parametrize("direction", ["upstream", "downstream"])
 @in_event_loop
 async def test_handshake_is_cut_at_its_first_and_last_bytes(
@@ -145,6 +167,8 @@ async def test_handshake_is_cut_at_its_first_and_last_bytes(
         assert of(history, h.Failed) == []
         assert [outcome.kind for outcome in found[:-1]] == ["resent"] * (len(found) - 1)
         assert found[0].evidence.startswith(f"a handshake was cut after 0 bytes {direction} while ")
+        parts = [outcome.place.partition(", ")[2] for outcome in (found[0], found[-3])]
+        assert parts == (["HTTP request", "CONNECT, payload"] if direction == "upstream" else ["", ""])
         assert found[-1].kind == "untouched"
         assert judge(history).verdict == "kept"
 
@@ -421,7 +445,7 @@ async def upstream_cuts(system: System) -> None:
         (
             "downstream",
             "5+300",
-            r"byte 6 of \d+, then byte 301 of \d+",
+            r"byte 6 of \d+, behind the header of the first frame, then byte 301 of \d+",
             "the connection was cut after 5 bytes downstream, its row was there, and the way back was cut after 300",
         ),
         (
@@ -433,7 +457,7 @@ async def upstream_cuts(system: System) -> None:
         (
             "downstream",
             "5+",
-            r"byte 6 of \d+",
+            r"byte 6 of \d+, behind the header of the first frame",
             "the connection was cut after 5 bytes downstream, attempt 1 of ",
         ),
         ("downstream", "+300", r"byte 301 of \d+", "a handshake was cut after 300 bytes upstream while "),
@@ -478,7 +502,8 @@ async def test_answer_is_cut_before_its_end_and_the_message_comes_again_to_a_loc
         (outcome,) = outcomes(history, judgement)
         assert outcome.kind == "resent"
         assert outcome.evidence.startswith("its row was there under the lock, for ")
-        assert re.fullmatch(rf"byte {acknowledgement - 1} of \d+, then a lock of 0\.\d+ s", outcome.place)
+        stands = rf"byte {acknowledgement - 1} of \d+, behind the header of the first frame, then a lock of 0\.\d+ s"
+        assert re.fullmatch(stands, outcome.place)
         history = await here.run(schedule, msgspec.structs.replace(ALL, only=f"{acknowledgement}+1"))
         assert of(history, h.Failed)[0].reason.startswith(f"there is no case wire/it/{acknowledgement}+1")
 

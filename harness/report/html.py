@@ -15,12 +15,12 @@ from markupsafe import Markup
 from harness.checker import Anomaly
 from harness.errors import HarnessError
 from harness.history import Bitten
-from harness.outcome import folded
+from harness.outcome import Outcome, folded, joined
 from harness.report import diff, story, timeline
 from harness.report.diff import Diff
 from harness.report.run import HISTORY, RunFolder
 from harness.report.story import Story, Told
-from harness.report.summary import WEIGHT, ScenarioSummary, Summary, judged
+from harness.report.summary import WEIGHT, Bite, ScenarioSummary, Summary, judged
 from harness.report.text import anchor, body, in_code, one_line, ranges, times, visible
 from harness.report.timeline import Mark, Timeline
 from harness.scenario import PAIRS, ControlResult, shown_by_pair
@@ -83,11 +83,26 @@ class ControlView(msgspec.Struct, frozen=True):
     bites: list[Bitten]
 
 
+class Sweep(msgspec.Struct, frozen=True):
+    """What came of the cases of a sweep, in order; `shown` is the position of the one that is told at first.
+
+    `replay_case` replays one: its id is what the command lacks.
+    """
+
+    outcomes: list[Outcome]
+    shown: int
+    replay_case: str
+
+
 class View(msgspec.Struct, frozen=True):
-    """One scenario as the page shows it. `note` says why fates and timeline cannot be shown, if so."""
+    """One scenario as the page shows it. `note` says why fates and timeline cannot be shown, if so.
+
+    `bites` are those that are not told with the cases of a sweep.
+    """
 
     scenario: ScenarioSummary
     anchor: str
+    bites: list[Bite]
     cards: list[Card]
     listed: list[Listed]
     controls: list[ControlView]
@@ -108,11 +123,24 @@ class View(msgspec.Struct, frozen=True):
                 return f"{number:,} anomalies that break the claim"
 
 
+class Whole(msgspec.Struct, frozen=True):
+    """A scenario, or all shares of a sweep in their order; `sweep` is what came of its cases, if it is one."""
+
+    id: str
+    views: list[View]
+    sweep: Sweep | None
+
+    @property
+    def without_outcomes(self) -> list[str]:
+        """The shares of which no case is among those of the sweep."""
+        return [view.scenario.id for view in self.views if not view.scenario.outcomes]
+
+
 def render(run: RunFolder, summary: Summary, ledger: "Ledger | None") -> bytes:
     """The content of index.html; `ledger` is one whose folder is beside that of the run."""
-    views = _views(run.path, summary)
+    wholes = _wholes(_views(run.path, summary))
     words = tuple(reversed(WEIGHT))
-    return page("index.html", plan=run.plan, summary=summary, views=views, words=words, ledger=ledger)
+    return page("index.html", plan=run.plan, summary=summary, wholes=wholes, words=words, ledger=ledger)
 
 
 def page(template: str, **values: object) -> bytes:
@@ -176,6 +204,30 @@ def _views(folder: Path, summary: Summary) -> list[View]:
     return [_view(folder, judged(folder, scenario), scenario, share) for scenario in scenarios]
 
 
+def _wholes(views: Iterable[View]) -> list[Whole]:
+    """Shares of one sweep together, at the place of the first of them."""
+    shares: dict[str, list[View]] = {}
+    for view in views:
+        shares.setdefault(view.scenario.whole, []).append(view)
+    return [
+        Whole(name, sorted(found, key=lambda view: view.scenario.share), _sweep([view.scenario for view in found]))
+        for name, found in shares.items()
+    ]
+
+
+def _sweep(shares: Sequence[ScenarioSummary]) -> Sweep | None:
+    found = joined(share.outcomes for share in shares)
+    if not found:
+        return None
+    shown = next((at for at, outcome in enumerate(found) if not outcome.good), 0)
+    return Sweep(found, shown, shares[0].replay_case)
+
+
+def _further_bites(scenario: ScenarioSummary) -> list[Bite]:
+    told = {(outcome.message, outcome.evidence) for outcome in scenario.outcomes}
+    return [bite for bite in scenario.bites if (bite.message, bite.evidence) not in told]
+
+
 def _view(run_folder: Path, folder: Path, scenario: ScenarioSummary, share: int) -> View:
     told, note = None, None
     try:
@@ -187,6 +239,7 @@ def _view(run_folder: Path, folder: Path, scenario: ScenarioSummary, share: int)
     return View(
         scenario,
         anchor(scenario.id),
+        _further_bites(scenario),
         cards,
         listed,
         [ControlView(control, _bites(folder / f"control-{control.name}" / HISTORY)) for control in scenario.controls],

@@ -58,6 +58,13 @@ class ScenarioSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     coverage: str = ""
     smallest: str = ""
     replay_case: str = ""
+    share: tuple[int, int] = (1, 1)
+
+    @property
+    def whole(self) -> str:
+        """The id of what it is a share of: the same for all shares of a sweep, and its own where there are none."""
+        number, shares = self.share
+        return self.id.replace(f"-{number}of{shares}-{self.client}-", f"-{self.client}-") if shares > 1 else self.id
 
     @property
     def variant(self) -> str:
@@ -139,6 +146,7 @@ def of_result(result: Result) -> ScenarioSummary:
         seconds=result.seconds,
         replay=result.replay,
         replay_case=result.replay_case,
+        share=result.share,
         repeated=result.repeated,
         target=result.target,
         outcomes=result.outcomes,
@@ -167,6 +175,7 @@ def of_unfinished(declared: Declared, why: str) -> ScenarioSummary:
         seconds=0.0,
         replay=declared.replay,
         target=declared.target,
+        share=declared.share,
     )
 
 

@@ -38,7 +38,7 @@ class _FirstCut(msgspec.Struct, frozen=True):
 
     def place(self, position: int) -> str:
         """What stands there."""
-        return wire.place(position, self.length, framed=self.direction == "upstream")
+        return wire.place(position, self.length, wire.part_of_exchange(self.direction, position, self.length))
 
 
 async def cut_and_cut(system: System, direction: Direction) -> None:

@@ -31,8 +31,8 @@ _STREAM = 3
 _ANSWERED = 2
 _LATER = 1000
 """As `FIRST`, where there are more rows than fit into three digits."""
-# A WebSocket frame of a client: two bytes and the mask, and two more where the payload is longer than 125 bytes.
-_HEADER_BYTES, _LONG_HEADER_BYTES, _LONGEST_SHORT_PAYLOAD = 6, 8, 125
+# A WebSocket frame: two bytes, two more where the payload is longer than 125 bytes, and of a client the mask.
+_HEADER_BYTES, _LONG_HEADER_BYTES, _LONGEST_SHORT_PAYLOAD, _MASK_BYTES = 2, 4, 125, 4
 
 
 async def every_byte(system: System, direction: Direction, lanes: int | None = None) -> None:
@@ -52,7 +52,9 @@ async def every_byte(system: System, direction: Direction, lanes: int | None = N
         senders,
         longest + 2,
         lambda link, count: link.cut_at(direction, shortest, longest, count),
-        lambda count: place(count, longest, framed=direction == "upstream" and system.transport == "websocket"),
+        lambda count: place(
+            count, longest, part_of_exchange(direction, count, longest) if system.transport == "websocket" else ""
+        ),
     )
 
 
@@ -66,7 +68,11 @@ async def every_byte_of_a_stream(system: System) -> None:
     def cut(link: SenderLink, count: int) -> Fault:
         return link.cut_at("upstream", length, length, count, min(count, length - 1) // each * each)
 
-    await _through(system, senders, length + 2, cut, lambda count: place(count, length), stream=_STREAM)
+    def place_of(count: int) -> str:
+        number, at = divmod(count, each)
+        return place(count, length, f"message {number + 1} of {_STREAM}, {part_of_exchange('upstream', at, each)}")
+
+    await _through(system, senders, length + 2, cut, place_of, stream=_STREAM)
 
 
 async def every_byte_of_the_answers_to_a_stream(system: System) -> None:
@@ -122,13 +128,17 @@ async def every_byte_of_a_handshake(system: System, direction: Direction) -> Non
     senders = await _senders(system, _LANES["upstream"])
     await _send_first(senders)
     await senders[0].send()  # now the last row that it has heard of, which it tells when it comes back, is its own
-    length = max([await handshake(senders[0], direction) for _ in range(_DRY_RUNS)])
+    lengths = [await handshake(senders[0], direction) for _ in range(_DRY_RUNS)]
+    length = max(lengths)
+    request = None
+    if direction == "upstream" and system.transport == "websocket" and len(set(lengths)) == 1:
+        request = await _request(senders[0], length)
     await _through(
         system,
         senders,
         length + 2,
         lambda link, count: link.cut_handshake(direction, count, length),
-        lambda count: place(count, length),
+        lambda count: place(count, length, "" if request is None else _part_of_handshake(count, length, request)),
     )
 
 
@@ -205,6 +215,14 @@ async def handshake(sender: AnySender, direction: Direction) -> int:
     return sent if direction == "upstream" else received
 
 
+async def _request(sender: AnySender, length: int) -> int | None:
+    """How many bytes of a handshake upstream, over WebSocket, are the HTTP request; behind it is only CONNECT.
+
+    None where no client tells the length of that frame.
+    """
+    return length - (await sender.idle()).last_unit_bytes if isinstance(sender, Sender) else None
+
+
 async def _send_first(senders: Sequence[AnySender]) -> None:
     """Have so many messages sent that numbers have as many digits as they will have.
 
@@ -245,12 +263,34 @@ async def _through(
     await senders[0].send(TEXT)
 
 
-def place(count: int, length: int, *, framed: bool = False) -> str:
-    """What stands behind so many bytes: the first byte that does not get through."""
+def place(count: int, length: int, part: str = "") -> str:
+    """What stands behind so many bytes: the first byte that does not get through, and what it is part of, if known."""
     if count >= length:
         return "behind the last byte" if count == length else "one byte more than there are"
     where = f"byte {count + 1} of {length}"
-    if not framed:
-        return where
-    header = _LONG_HEADER_BYTES if length > _HEADER_BYTES + _LONGEST_SHORT_PAYLOAD else _HEADER_BYTES
-    return f"{where}, {'frame header' if count < header else 'payload'}"
+    return f"{where}, {part}" if part else where
+
+
+def part_of_exchange(direction: Direction, at: int, length: int) -> str:
+    """What the byte `at`, from 0, of an exchange over WebSocket is part of; nothing where that is not known.
+
+    Upstream it is one frame. Downstream it is several, and what is known is where the first one begins.
+    """
+    is_short = length <= _header_bytes(direction) + _LONGEST_SHORT_PAYLOAD
+    header = _header_bytes(direction, is_short=is_short)
+    if direction == "upstream":
+        return "frame header" if at < header else "payload"
+    if at < _HEADER_BYTES:
+        return "header of the first frame"
+    return "behind the header of the first frame" if at >= header else ""
+
+
+def _header_bytes(direction: Direction, *, is_short: bool = True) -> int:
+    mask = _MASK_BYTES if direction == "upstream" else 0
+    return (_HEADER_BYTES if is_short else _LONG_HEADER_BYTES) + mask
+
+
+def _part_of_handshake(at: int, length: int, request: int) -> str:
+    return (
+        "HTTP request" if at < request else f"CONNECT, {part_of_exchange('upstream', at - request, length - request)}"
+    )

@@ -519,6 +519,15 @@ async def test_bytes_are_counted_as_they_are_on_the_wire(transport: str, content
             assert connection.last_unit_bytes == tap.bytes_passed("up") - before
 
 
+@in_event_loop
+async def test_handshake_over_websocket_is_a_request_and_one_frame() -> None:
+    """Nothing is sent before or behind CONNECT but the HTTP request: the last frame begins where that ends."""
+    async with chatting() as server, tapped(server.port) as tap, connected(tap.port, "websocket") as connection:
+        await seen(lambda: tap.bytes_passed("up") == connection.bytes_sent, "the handshake")
+        (flow,) = tap.flows
+        assert bytes(flow.up).index(b"\r\n\r\n") + 4 == connection.bytes_sent - connection.last_unit_bytes
+
+
 @TRANSPORTS
 @in_event_loop
 async def test_last_unit_stays_that_of_the_message(transport: str) -> None:

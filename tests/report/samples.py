@@ -1,6 +1,6 @@
 """Run folders made by hand: histories of every kind of verdict, judged by the real checker."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import msgspec
 from harness import history as h
 from harness import repeat
 from harness.history import History
+from harness.outcome import Outcome
 from harness.report.run import Omitted, Plan, Preflight, TestedTarget
 from harness.scenario import CONTROLS, Declared, Result, decide, worst_of
 
@@ -230,6 +231,18 @@ def encoded(history: History) -> bytes:
     return b"".join(msgspec.json.encode(event) + b"\n" for event in history)
 
 
+def cases(positions: Iterable[int], broken: Container[int] = ()) -> list[Outcome]:
+    """The outcomes of cases of a sweep at these positions."""
+    return [
+        Outcome(f"wire/up/{at}", f"byte {at + 1} of 90", "broken", "duplicate", f"cut after {at}", f"r7-alice-{at:04}")
+        if at in broken
+        else Outcome(
+            f"wire/up/{at}", f"byte {at + 1} of 90", "resent", "sent again", f"cut after {at}", f"r7-bob-{at:04}"
+        )
+        for at in positions
+    ]
+
+
 # -- run folders -------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +331,14 @@ class RunBuilder:
         case = declared(scenario, controls=["new-offset"], **fields)
         histories = {"null-new-offset": null("new-offset"), "control-new-offset": control("new-offset")}
         return self.run(case, {**histories, "claim": claim()})
+
+    def swept(self, scenario: str, found: list[Outcome], share: tuple[int, int] = (1, 1)) -> Result:
+        """A sweep, or a share of one, with these outcomes; it is broken where one of them is, and else kept."""
+        family = scenario.partition("-")[0]
+        result = self.kept(scenario, family=family, share=share, replay_case=f"pytest test_{family}.py --seed 7 --case")
+        verdict: Literal["kept", "broken"] = "kept" if all(each.good for each in found) else "broken"
+        result = msgspec.structs.replace(result, outcomes=found, verdict=verdict)
+        return _write_verdict(self.folder / scenario, result)
 
     def broken(self, scenario: str, *kinds: str, **fields: Any) -> Result:
         """A scenario that is broken by the named anomalies."""

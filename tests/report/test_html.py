@@ -14,11 +14,12 @@ from harness import history as h
 from harness import repeat, report
 from harness.checker import Anomaly
 from harness.outcome import Outcome
-from harness.report import ledger, text
+from harness.report import html, ledger, text
 from harness.report.ledger import Ledger, Tried
 from tests.report import samples
 from tests.report.samples import RunBuilder, Script, declared
 
+TEMPLATES = Path(html.__file__).parent / "templates"
 _VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
 _HOSTILE = "</script><img src=x onerror=alert(1)>]]>\0\x1b\u202e\u2066 \U0001f469\u200d\U0001f467 '\"{{ 7*7 }}<!--"
 
@@ -304,14 +305,77 @@ def test_a_repeated_scenario_shows_its_worst_repetition(tmp_path: Path) -> None:
 
 def test_a_sweep_is_a_strip_with_a_mark_for_each_case(tmp_path: Path) -> None:
     """Each mark has its case, place and outcome; below, neighbours with one outcome are one line."""
-    built = RunBuilder(tmp_path)
-    kept = built.kept()
-    kept.outcomes = [Outcome(f"wire/up/{at}", f"byte {at + 1} of 3", "resent", "sent again", "cut") for at in range(3)]
-    (tmp_path / kept.id / "verdict.json").write_bytes(msgspec.json.encode(kept))
+    RunBuilder(tmp_path).swept("wire-up-python-websocket", samples.cases(range(3)))
     page = page_of(tmp_path)
     titles = [each["title"] for each in page.all("li") if each.get("class") == "resent"]
-    assert titles == [f"wire/up/{at}: sent again (byte {at + 1} of 3)" for at in range(3)]
+    assert titles == [f"wire/up/{at}: sent again (byte {at + 1} of 90)" for at in range(3)]
     assert "wire/up/0..2" in page.text
+
+
+def test_each_case_of_a_sweep_is_told_without_a_script(tmp_path: Path) -> None:
+    """In a list: id, place, outcome, evidence and message; below the strip the first bad one, with its command."""
+    RunBuilder(tmp_path).swept("wire-up-python-websocket", samples.cases(range(3), broken={2}))
+    flat = re.sub(r"\s+", " ", page_of(tmp_path).text)
+    first, listed = flat.split("Each case with its evidence ")
+    for at in range(2):
+        told = f"wire/up/{at} byte {at + 1} of 90: sent again cut after {at} (r7-bob-000{at})"
+        assert (told in listed, told in first) == (True, False)
+    assert (
+        "wire/up/2 byte 3 of 90: duplicate cut after 2 (r7-alice-0002) pytest test_wire.py --seed 7 --case wire/up/2"
+        in (first)
+    )
+    assert "wire/up/2 byte 3 of 90: duplicate cut after 2 (r7-alice-0002)" in listed
+
+
+def test_evidence_of_a_case_is_told_once_and_that_of_other_faults_beside_it(tmp_path: Path) -> None:
+    """A bite that belongs to no case, as the first of a pair, stays in a list of its own."""
+    built = RunBuilder(tmp_path)
+    (bite,) = built.swept("wire-up-python-websocket", samples.cases(range(1))).bites
+    text = page_of(tmp_path).text
+    assert "Evidence of bite of 1 further fault" in text
+    own = Outcome("wire/up/0", "byte 1 of 1", "resent", "sent again", bite.evidence, bite.message)
+    again = RunBuilder(tmp_path / "again")
+    again.swept("wire-up-python-websocket", [own])
+    assert "Evidence of bite" not in page_of(tmp_path / "again").text
+
+
+def test_shares_of_a_sweep_are_one_strip_under_one_heading(tmp_path: Path) -> None:
+    """In the order of the positions, above the shares in theirs; a share without outcomes is named."""
+    built = RunBuilder(tmp_path)
+    built.swept("wire-up-2of3-python-websocket", samples.cases(range(30, 60), broken={40}), (2, 3))
+    built.swept("wire-up-1of3-python-websocket", samples.cases(range(30)), (1, 3))
+    built.plan(samples.declared("wire-up-3of3-python-websocket", family="wire", share=(3, 3)))
+    built.swept("lock-sweep-python-websocket", samples.cases(range(90, 95)))
+    page = page_of(tmp_path)
+    titles = [(each["title"] or "").partition(":")[0] for each in page.all("li") if each.get("title")]
+    assert titles == [f"wire/up/{at}" for at in (*range(60), *range(90, 95))]
+    flat = re.sub(r"\s+", " ", page.text)
+    assert "wire-up-python-websocket, in 3 shares 60 cases " in flat
+    assert "Without any outcome: wire-up-3of3-python-websocket" in flat
+    sections = [attributes["id"] for attributes in page.all("details") if "id" in attributes]
+    assert sections == [
+        f"scenario-{name}-python-websocket" for name in ("wire-up-1of3", "wire-up-2of3", "wire-up-3of3", "lock-sweep")
+    ]
+    assert not page.open
+
+
+def test_thousands_of_cases_stay_small(tmp_path: Path) -> None:
+    """A case takes less than 320 bytes: its mark, and a line of what it came to."""
+    RunBuilder(tmp_path / "few").swept("wire-up-python-websocket", samples.cases(range(1)))
+    RunBuilder(tmp_path / "many").swept("wire-up-python-websocket", samples.cases(range(5001)))
+    for name in ("few", "many"):
+        report.write(tmp_path / name)
+    few, many = ((tmp_path / name / "index.html").stat().st_size for name in ("few", "many"))
+    assert many - few < 5000 * 320
+
+
+@pytest.mark.parametrize("template", ["index.html", "ledger.html", "entries.html"])
+def test_what_scrolls_can_be_reached_by_a_key(template: str) -> None:
+    """Each part of a page that can be wider than it has a name and a place among what is focused."""
+    source = (TEMPLATES / template).read_text(encoding="utf-8")
+    scrolling = re.findall('<div class="scroll"[^>]*>', source)
+    assert scrolling
+    assert all('role="region"' in tag and "aria-label=" in tag and 'tabindex="0"' in tag for tag in scrolling)
 
 
 def test_the_newest_ledger_beside_the_run_is_on_its_page(tmp_path: Path) -> None:
