@@ -427,41 +427,55 @@ class SenderLink(Link):
             await self.restore()
 
     @fault("link")
-    async def cut_handshake(self, direction: Direction, count: int = 0, length: int | None = None) -> Acts:
+    async def cut_handshake(
+        self,
+        direction: Direction,
+        count: int = 0,
+        shortest: int | None = None,
+        longest: int | None = None,
+        opening: int | None = None,
+    ) -> Acts:
         """Cut with the message held in the link, and the next handshakes after `count` bytes in that direction.
 
-        Where `length` is given, that of a handshake, and `count` is more, the next one has to get through; behind its
-        last byte it may or may not.
+        Where `longest` is given, of a handshake, and `count` is more, the next one has to get through; from `shortest`
+        on it may or may not, as behind its last byte. A count is one of each TCP connection. Where `opening` is given,
+        so many bytes of the next handshake are those that open its session, and get through if `count` is not less;
+        what is left of `count` is counted from there on, anew on each TCP connection.
         """
         connection = await self.sender.idle()
         try:
             await self.hold("upstream")
             message = yield None
             await self.sender.left(message)
-            failed = await self._way_back(connection, count, direction)
+            failed = await self._way_back(connection, count, direction, opening)
             if self.sender.latest is connection:
                 await self._require_unstored(message)
-            if length is not None and count > length:
+            if longest is not None and count > longest:
                 if failed is not None:
-                    raise NotSeen(f"a handshake of more than {_bytes(length)} {direction} was cut ({failed})")
-                yield f"nothing was cut: a handshake has {_bytes(length)} {direction}"
+                    raise NotSeen(f"a handshake of more than {_bytes(longest)} {direction} was cut ({failed})")
+                yield f"nothing was cut: a handshake has {_bytes(longest)} {direction}, or less"
                 return
-            if failed is None and count != length:
+            if failed is None and (shortest is None or count < shortest):
                 raise NotSeen(f"the handshake got through: it had less than {_bytes(count)} {direction}")
-            where = f"a handshake was cut after {_bytes(count)} {direction} while {message.id} waited"
+            behind = f", the {opening} that open its session among them" if opening is not None else ""
+            where = f"a handshake was cut after {_bytes(count)} {direction}{behind} while {message.id} waited"
             yield where + (f" ({failed})" if failed is not None else "")
         finally:
             await self._begin_anew()
 
-    async def _way_back(self, connection: SeenConnection, count: int, direction: Direction) -> str | None:
-        """Cut a connection, and those that follow after `count` bytes in that direction.
+    async def _way_back(
+        self, connection: SeenConnection, count: int, direction: Direction, opening: int | None
+    ) -> str | None:
+        """Cut a connection, and those that follow after `count` bytes in that direction, see `cut_handshake`.
 
         Returns why the first try to come back failed, or None when there is a connection as it should be.
         """
         before = len(self.sender.connect_failures)
-        with self._away():
-            await self.restore(_limit(count, direction))
-            await self._closed(connection)
+        if opening is None or count < opening:
+            await self._begin_anew(_limit(count, direction))
+        else:
+            await self._begin_anew()
+            await self._open_session(_limit(count - opening, direction))
 
         def failure() -> str | None:
             return next((why for why in self.sender.connect_failures[before:] if not _is_refusal(why)), None)
@@ -478,11 +492,29 @@ class SenderLink(Link):
             return "it was not upgraded"
         return failure()
 
-    async def _begin_anew(self) -> None:
-        """Let new connections pass; the sender has noticed the end of what it had when this is over."""
+    async def _open_session(self, limit: Toxic) -> None:
+        """Have the sender, who begins to come back, open a session, and what follows be limited.
+
+        Raises:
+            NotSeen: it does not wait for that.
+        """
+        if (opened := self.sender.halt()) is None:
+            raise NotSeen(f"{self.name} does not wait when its session is open")
+        await waiting.within(
+            opened.wait(), awaited=f"a session of {self.name} to be open", timeout_seconds=self._patience_seconds
+        )
+        await self._proxy.add_toxic(*limit)
+        self.sender.connect()
+
+    async def _begin_anew(self, *toxics: Toxic) -> None:
+        """Let new connections pass, freely or with these toxics; its sender has noticed the end of what it had."""
         latest = self.sender.latest
         with self._away() as obeys:
-            await self.restore()
+            if self.sender.polls and not obeys and latest is not None:
+                # A poll that is cut where a new link is there soon enough some clients send again, and do not notice.
+                await self.close()
+                await self._closed(latest)
+            await self.restore(*toxics)
             if obeys:
                 latest = self.sender.latest  # a try that was under way may have ended well before that
             if latest is not None:
@@ -490,15 +522,15 @@ class SenderLink(Link):
 
     # -- what only the limit can tell ----------------------------------------------------------------------------
 
-    async def cuts_handshake(self, count: int, direction: Direction) -> bool:
-        """Whether no connection can be made while each ends after `count` bytes in that direction.
+    async def cuts_handshake(self, count: int, direction: Direction, opening: int | None = None) -> bool:
+        """Whether no connection can be made while each ends after `count` bytes in that direction, see `cut_handshake`.
 
         Raises:
             WaitTimeout: its sender is not connected, or does not come back.
         """
         connection = await self.sender.idle(downstream=True)
         try:
-            return await self._way_back(connection, count, direction) is not None
+            return await self._way_back(connection, count, direction, opening) is not None
         finally:
             await self._begin_anew()
 

@@ -100,7 +100,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--sweep-budget",
         type=_budget,
-        default=_SWEEP_BUDGET,
+        default=None,
         metavar="SECONDS",
         help="how long each sweep of pairs may go on, `60s` say, or `full` for all of them; the next run goes on from "
         f"there (default: {_SWEEP_BUDGET})",
@@ -194,9 +194,9 @@ class Gate:
         self.clients: list[str] = list(dict.fromkeys(config.getoption("--client") or [_CLIENT]))
         self.only: str | None = config.getoption("--case")
         self.shares = _shares(config)
-        self.spaces: set[str] = set()
+        self.spaces: dict[str, str] = {}
         self.soak = _wish(config)
-        budget: str = config.getoption("--sweep-budget")
+        budget: str = config.getoption("--sweep-budget") or _SWEEP_BUDGET
         self._budget_seconds = None if budget == "full" else float(budget.removesuffix("s"))
         self.not_offered: list[run_folder.Omitted] = []
         self.missing: list[run_folder.Omitted] = []
@@ -488,7 +488,7 @@ class Gate:
         """The runs of a case; the claim's goes through pairs as long as it may, from where the last run has ended."""
         progress = self.folder.parent / "sweeps" / f"{case.id}-{case.target.name}.json"
         for run in scenario.runs(case):
-            if run.role == "claim" and case.scenario.sweep and case.only is None:
+            if run.role == "claim" and case.has_budget:
                 run = msgspec.structs.replace(run, budget_seconds=self._budget_seconds, progress=progress)
             if run.role == "claim" and self.soak is not None:
                 run = msgspec.structs.replace(run, soak=Soak(self.soak.seconds, self._judged, self.soak.steps))
@@ -608,7 +608,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
         declared = msgspec.structs.replace(declared, variants={"": {"senders": gate.soak.senders}})
     title = declared.title or (obj.__doc__ or name).strip().splitlines()[0]
     if declared.sweep:
-        gate.spaces |= {case.space for case in scenario.cases(declared, gate.clients, gate.targets)}
+        gate.spaces |= {case.space: case.first_case for case in scenario.cases(declared, gate.clients, gate.targets)}
     items = []
     for case in scenario.cases(declared, gate.clients, gate.targets, gate.only, gate.shares):
         item = ScenarioItem.from_parent(collector, name=f"{declared.item or name}[{case.id}]", case=case, title=title)
@@ -716,8 +716,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gate = session.config.stash[_GATE]
     scenarios = [item for item in session.items if isinstance(item, ScenarioItem)]
     if gate.only is not None and not scenarios and session.config.getoption("dist", "no") == "no":
+        if (example := gate.spaces.get(gate.only.rstrip("/"))) is not None:
+            raise pytest.UsageError(f"--case {gate.only}: that is a whole sweep; a case of it has a number: {example}")
         spaces = ", ".join(sorted(gate.spaces)) or "there is no sweep among what is selected"
         raise pytest.UsageError(f"--case {gate.only}: no sweep here has it; the cases here begin with: {spaces}")
+    given = session.config.getoption("--sweep-budget") is not None
+    if given and scenarios and not any(item.case.has_budget for item in scenarios):
+        error = "--sweep-budget is for whole sweeps of pairs, and none is selected"
+        if not _is_worker(session.config):
+            raise pytest.UsageError(error)
+        _refuse(session.config, error)
     if (scenarios or gate.not_offered or gate.missing) and not session.config.getoption("collectonly"):
         try:
             gate.plan(scenarios)

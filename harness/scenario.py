@@ -121,6 +121,7 @@ class Scenario(msgspec.Struct, frozen=True):
     item: str | None = None
     title: str | None = None
     sweep: bool = False
+    pairs: bool = False
     soak: bool = False
     long_over: tuple[str, ...] = ()
 
@@ -142,6 +143,7 @@ def scenario(
     clients: Sequence[str] = (),
     target: str | None = None,
     sweep: bool = False,
+    pairs: bool = False,
     soak: bool = False,
     long_over: Sequence[str] = (),
 ) -> Callable[[Schedule], Schedule]:
@@ -164,6 +166,7 @@ def scenario(
         clients: those that it runs with, where it needs what others do not have; else the user chooses.
         target: the target that it runs on, by its path or name, where it is about that; else the user chooses.
         sweep: the schedule goes through the cases of a sweep, with nobody else connected: no receivers listen.
+        pairs: the cases of the sweep are pairs, of which there are too many: it goes on for as long as the user says.
         soak: the schedule goes on for as long as the user says, and runs only when that was said.
         long_over: the transports over which, and the clients with which, it takes so long that not everybody waits for
             it: there its items have the mark `long`.
@@ -198,6 +201,7 @@ def scenario(
             target,
             tuple(clients),
             sweep=sweep,
+            pairs=pairs,
             soak=soak,
             long_over=tuple(long_over),
         )
@@ -285,6 +289,16 @@ class Case(msgspec.Struct, frozen=True):
         """What a sweep covers, as the ids of its cases begin: our own client and WebSocket go without saying."""
         unusual = [word for word in (self.client, self.transport) if word not in ("python", "websocket")]
         return f"{'-'.join((self.scenario.family, *unusual))}/{self.variant}"
+
+    @property
+    def first_case(self) -> str:
+        """The id of a case that every sweep of its kind has."""
+        return f"{self.space}/{'0+0' if self.scenario.pairs else '0'}"
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether it goes on for as long as the user says."""
+        return self.scenario.pairs and self.only is None
 
 
 def cases(

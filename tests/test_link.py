@@ -244,6 +244,33 @@ async def test_cut_at_one_byte_more_than_there_are_cuts_nothing(tmp_path: Path) 
 
 
 @in_event_loop
+async def test_cut_at_a_poll_behind_the_exchange_cuts_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come before anybody has seen that the exchange is over: all of that got through, and has its answer."""
+    async with behind(tmp_path, "polling") as (running, _, here):
+        alice, bob = await here.sender(), await here.sender("bob")
+        await soon(alice.send(TEXT))
+        connection = await alice.idle(downstream=True)
+        length = 10 * connection.last_unit_bytes  # that and the polls until its answer come to less
+        cut = alice.link.cut_at("upstream", length, length, length + 1)
+        await cut.begin()
+        monkeypatch.setattr(alice, "_hear_of", lambda _: None)  # as if its broadcast were late
+        message = alice.post(TEXT)
+        bite = asyncio.create_task(cut.bite(message))
+        await soon(message.done.wait())
+        while connection.is_open:
+            await soon(bob.send())  # which answers a poll, and the next one follows
+        evidence = await soon(bite)
+        assert evidence.startswith(f"nothing was cut of the exchange, but a poll behind it, after {length + 1} bytes")
+        assert evidence.endswith(f"attempt 1 of {message.id} acknowledged")
+        await cut.heal()
+        assert (await soon(alice.send())).acknowledged
+        rows = [h.identity_in(RUN, row.content) for row in await running.store.rows()]
+        assert rows.count(message.id) == 1
+
+
+@in_event_loop
 async def test_cut_at_what_is_no_answer_is_not_seen(tmp_path: Path) -> None:
     """Downstream the row has to be there: what was cut was something else that the server said."""
     async with behind(tmp_path, "websocket") as (_, _, here):
@@ -879,6 +906,77 @@ async def test_handshakes_are_cut_after_so_many_bytes(
             await soon(message.done.wait())
             assert message.attempts == 2
     assert await stored_once(running, alice)
+
+
+@pytest.mark.parametrize("more", [0, 1, 10])
+@DIRECTIONS
+@in_event_loop
+async def test_handshake_over_polling_is_cut_behind_what_opens_its_session(
+    direction: Direction, more: int, tmp_path: Path
+) -> None:
+    """That gets through, and then so many bytes on each TCP connection, be it the same or another."""
+    async with behind(tmp_path, "polling") as (running, wire, here):
+        alice = await here.sender()
+        async with in_front_of(alice) as front:
+            await soon(alice.send())
+            opening = (await alice.online()).opening_bytes[0 if direction == "upstream" else 1]
+            cut = alice.link.cut_handshake(direction, opening + more, opening=opening)
+            await cut.begin()
+            tap, towards = to_front(direction, wire, front)
+            before = list(tap.flows)
+            message = alice.post()
+            evidence = await soon(cut.bite(message))
+            first, second, *_ = [flow for flow in tap.flows if flow not in before and not flow.refused]
+            await all_ended([first, second])
+            lengths = len(first.passed(towards)) - opening, len(second.passed(towards))
+            assert max(lengths) == more  # which of them is cut first ends the other
+            assert min(lengths) >= 0
+            assert f"{opening + more} bytes {direction}, the {opening} that open its session among them" in evidence
+            assert message.attempts == 1
+            await cut.heal()
+            await soon(message.done.wait())
+            assert message.attempts == 2
+    assert await stored_once(running, alice)
+
+
+@in_event_loop
+async def test_handshake_of_a_sender_that_does_not_wait_is_not_cut_behind_what_opens_its_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows may have got through before it could be limited."""
+    async with behind(tmp_path, "polling") as (_, _, here):
+        alice = await here.sender()
+        monkeypatch.setattr(alice, "halt", lambda: None)
+        cut = alice.link.cut_handshake("upstream", 10, opening=10)
+        await cut.begin()
+        with pytest.raises(NotSeen, match="alice does not wait when its session is open"):
+            await soon(cut.bite(alice.post()))
+        await cut.heal()
+        assert (await soon(alice.send())).acknowledged
+
+
+@in_event_loop
+async def test_handshake_from_its_least_length_on_may_be_cut_or_not(tmp_path: Path) -> None:
+    """Up to its greatest: where one byte more is cut, the fault is not seen."""
+    async with chatting() as server, clients(tmp_path, server.port, store=empty(tmp_path)) as here:
+        alice = await here.sender()
+        ((length, _),) = (await alice.idle()).bytes_by_wire
+        for count, shortest, longest, said in (
+            (length + 1, length, length + 1, "a handshake was cut after"),
+            (length + 1, length, length, "nothing was cut: a handshake has"),
+            (length + 1, length + 2, length + 2, "the handshake got through: it had less than"),
+            (length - 1, 1, length - 2, f"a handshake of more than {length - 2} bytes upstream was cut"),
+        ):
+            cut = alice.link.cut_handshake("upstream", count, shortest, longest)
+            await cut.begin()
+            message = alice.post()
+            try:
+                evidence = await soon(cut.bite(message))
+            except NotSeen as error:
+                evidence = str(error)
+            assert evidence.startswith(said)
+            await cut.heal()
+            await soon(message.done.wait())
 
 
 @in_event_loop

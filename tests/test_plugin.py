@@ -304,7 +304,23 @@ def test_shares_of_one_case_are_refused(tmp_path: Path) -> None:
     assert "--shares is for whole sweeps" in ran.output
 
 
-@pytest.mark.parametrize("case", ["wire/up", "wire/sideways/3", "nonsense"])
+@pytest.mark.parametrize(("sweep", "example"), [("wire/up", "wire/up/0"), ("pairs/up-kill", "pairs/up-kill/0+0")])
+def test_case_without_a_number_is_refused_with_one_that_has_it(sweep: str, example: str, tmp_path: Path) -> None:
+    """The sweep is there, and what is missing is which of its cases."""
+    ran = run(tmp_path, "scenarios/test_sweep.py", "--case", sweep)
+    assert ran.status == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: --case {sweep}: that is a whole sweep; a case of it has a number: {example}" in ran.output
+
+
+@pytest.mark.parametrize("selected", [("-k", "wire-up"), ("--case", "pairs/up-wire/3+3"), ("-k", "wire-up", "-n", "1")])
+def test_budget_of_nothing_is_refused(selected: tuple[str, ...], tmp_path: Path) -> None:
+    """Whoever gives one thinks that something is limited by it."""
+    ran = run(tmp_path, "scenarios/test_sweep.py", "--sweep-budget", "5s", *selected)
+    assert ran.status != pytest.ExitCode.OK
+    assert "--sweep-budget is for whole sweeps of pairs, and none is selected" in ran.output
+
+
+@pytest.mark.parametrize("case", ["wire/sideways/3", "nonsense"])
 def test_case_that_no_sweep_has_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     """A misspelt id is a usage error, and no run that finds nothing."""
     ran = run(tmp_path, "scenarios/test_sweep.py", "--case", case)

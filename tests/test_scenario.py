@@ -339,6 +339,17 @@ def test_case_of_a_sweep_is_asked_for_by_its_id(client: str, transport: str, spa
     assert [run.only for run in s.runs(found)] == ["37", "37", "37"]
 
 
+@pytest.mark.parametrize(
+    ("pairs", "only", "first", "budget"),
+    [(False, None, "wire/up/0", False), (True, None, "wire/up/0+0", True), (True, "3+4", "wire/up/0+0", False)],
+)
+def test_whole_sweep_of_pairs_has_a_budget(pairs: bool, only: str | None, first: str, budget: bool) -> None:
+    """One pair of it has none, as no other sweep has; its cases have two numbers."""
+    sweep = declared(family="wire", variants={"up": {}}, transports=["websocket"], sweep=True, pairs=pairs)
+    (found,) = s.cases(sweep, ["python"], [target()], only and f"wire/up/{only}")
+    assert (found.first_case, found.has_budget) == (first, budget)
+
+
 def test_share_of_a_sweep_is_a_case_of_its_own() -> None:
     """Each has a name of its own, and the random numbers of the whole; what is no sweep has no shares."""
     sweep = s.scenario(family="lock", controls=["once"], variants={"all": {}}, transports=["websocket"], sweep=True)

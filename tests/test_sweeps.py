@@ -173,6 +173,34 @@ async def test_handshake_is_cut_at_its_first_and_last_bytes(
         assert judge(history).verdict == "kept"
 
 
+@pytest.mark.parametrize(
+    "client",
+    ["python", pytest.param("node", marks=pytest.mark.skipif(node.lack() is not None, reason="takes Node.js"))],
+)
+@pytest.mark.parametrize("direction", ["upstream", "downstream"])
+@in_event_loop
+async def test_handshake_over_polling_is_cut_on_each_of_its_connections(
+    direction: Direction, client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind what opens its session, too, where the client waits there."""
+
+    async def schedule(system: System) -> None:
+        await wire.every_byte_of_a_handshake(system, direction)
+
+    # With numbers of two digits, and one dry run.
+    monkeypatch.setattr(wire, "FIRST", 10)
+    monkeypatch.setattr(wire, "_DRY_RUNS", 1)
+    async with place(tmp_path, monkeypatch) as here:
+        history = await here.run(schedule, msgspec.structs.replace(SOME, client=client), transport="polling")
+        found = outcomes(history, judge(history))
+        assert of(history, h.Failed) == []
+        assert judge(history).verdict == "kept"
+        assert {outcome.kind for outcome in found[:-3]} == {"resent"}  # the last two may be cut or not
+        assert found[-1].kind == "untouched"
+        behind = [outcome for outcome in found if "that open its session among them" in outcome.evidence]
+        assert bool(behind) is (client == "python")
+
+
 @pytest.mark.parametrize("direction", ["upstream", "downstream"])
 @in_event_loop
 async def test_upgrade_is_cut_from_its_first_byte_to_its_last(

@@ -311,6 +311,13 @@ class Author:
         """Have it not come back by itself when its connection ends, until `connect`; whether it does as it is told."""
         return False
 
+    def halt(self) -> asyncio.Event | None:
+        """Have it wait in its next handshake, when its session is open and before it asks for its namespace.
+
+        Until `connect`. Gives what is set then, or None where it does not do as it is told.
+        """
+        return None
+
     def connect(self) -> None:
         """Have the user come back."""
         raise NotImplementedError

@@ -114,6 +114,9 @@ class Client:
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._called = asyncio.Event()
+        self._opened = asyncio.Event()
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
         self._start(self._stay_connected())
 
     async def _stay_connected(self) -> None:
@@ -151,7 +154,12 @@ class Client:
             timeout_seconds=_CONNECT_TIMEOUT_SECONDS,
             auth=self._auth(),
             handlers=self._handlers,
+            opened=self._session_opened,
         )
+
+    async def _session_opened(self) -> None:
+        self._opened.set()
+        await self._goes_on.wait()
 
     async def _use(self, connection: Connection) -> str:
         """Have a connection until it ends; returns why it did."""
@@ -204,8 +212,15 @@ class Client:
         self._wanted.clear()
         return True
 
+    def halt(self) -> asyncio.Event:
+        """Wait in the handshake of the next connection, when its session is open, until `connect`; set when it is."""
+        self._opened = asyncio.Event()
+        self._goes_on.clear()
+        return self._opened
+
     def connect(self) -> None:
-        """Come back, and at once: who is called waits for no delay."""
+        """Come back, and at once, or go on: who is called waits for no delay."""
+        self._goes_on.set()
         self._wanted.set()
         self.hurry()
 

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -85,12 +85,23 @@ class _Wire(socket.socket):
             self.meter.unit += count
 
 
+async def _at_once() -> None:
+    pass
+
+
 class _EngineIO(engineio.AsyncClient):  # type: ignore[misc]  # the library ships no types
     """Engine.IO client that counts a response as failed when its body is cut."""
 
     polls_answered = 0
     first_failed: str | None = None
+    on_opened: Callable[[], Awaitable[None]]
     on_failed: Callable[[], None] = staticmethod(lambda: None)
+
+    async def _trigger_event(self, event: str, *args: Any, **kwargs: Any) -> Any:
+        # Not in a handler of the event: the library takes a cancelled one for one that has returned.
+        if event == "connect":
+            await self.on_opened()
+        return await super()._trigger_event(event, *args, **kwargs)
 
     async def _send_request(self, method: str, *args: Any, **kwargs: Any) -> Any:
         response = await super()._send_request(method, *args, **kwargs)
@@ -119,8 +130,10 @@ class Connection:
         number: its place among the client's connections, from 1.
         closed: set, with the reason, when the connection has ended in any way.
         crash: why a task of the client died by itself, if one did.
+        opening_bytes: how many bytes it had sent and got when its session was open, before its namespace is asked for.
     """
 
+    opening_bytes: tuple[int, int]
     recovered = False  # python-socketio asks no server to restore a session
 
     def __init__(self, number: int, namespace: str, handlers: Mapping[str, Callable[..., None]]) -> None:
@@ -155,6 +168,7 @@ class Connection:
         timeout_seconds: float,
         auth: Mapping[str, object] | None,
         handlers: Mapping[str, Callable[..., None]],
+        opened: Callable[[], Awaitable[None]] = _at_once,
     ) -> "Connection":
         """Connect to 127.0.0.1 and wait until the namespace is connected.
 
@@ -167,11 +181,13 @@ class Connection:
             timeout_seconds: for the whole of it.
             auth: sent with CONNECT.
             handlers: event -> plain function, called in the order of arrival with the event's arguments.
+            opened: awaited when the session is open, before the namespace is asked for.
 
         Raises:
             ConnectFailedError: with the step and the reason.
         """
         self = cls(number, namespace, handlers)
+        self._client.eio.on_opened = functools.partial(self._opened, opened)
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._client.connect(
@@ -208,6 +224,11 @@ class Connection:
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=wire))
         session._retry_connection = False  # private; tests/clients counts the requests on the wire
         return session
+
+    async def _opened(self, opened: Callable[[], Awaitable[None]]) -> None:
+        ((sent, received),) = self.bytes_by_wire
+        self.opening_bytes = sent, received
+        await opened()
 
     def _watch(self) -> None:
         """End with either of the client's loops: without its reader or its writer it only seems to be connected.

@@ -52,7 +52,7 @@ async def cut_and_cut(system: System, direction: Direction) -> None:
         if second is None:
             fault = cut.at(sender.link, first or 0)
         elif first is None:
-            fault = sender.link.cut_handshake("upstream", second, way_back)
+            fault = sender.link.cut_handshake("upstream", second, way_back, way_back)
         else:
             fault = sender.link.cut_twice(direction, first, second)
         places = _optional(cut.place, first), _optional(lambda second: wire.place(second, way_back), second)

@@ -124,22 +124,42 @@ async def _unless_closed(connection: SeenConnection, event: asyncio.Event) -> No
 
 
 async def every_byte_of_a_handshake(system: System, direction: Direction) -> None:
-    """Cut the way back of a sender after each byte of its handshake in one direction; a message waits for it."""
-    senders = await _senders(system, _LANES["upstream"])
+    """Cut the way back of a sender after each byte of its handshake in one direction; a message waits for it.
+
+    Over polling that is each byte of the requests that open a session, and then of those that follow on whatever TCP
+    connection, or of the answers to them: what follows is limited when the session is open, where a sender waits there.
+    """
+    # The answer to CONNECT can share a response with what others have said meanwhile.
+    senders = await _senders(system, _LANES[direction if system.transport == "polling" else "upstream"])
     await _send_first(senders)
     await senders[0].send()  # now the last row that it has heard of, which it tells when it comes back, is its own
-    lengths = [await handshake(senders[0], direction) for _ in range(_DRY_RUNS)]
-    length = max(lengths)
+    opening = await _opening(senders[0], direction) if system.transport == "polling" else None
+    lengths = [await handshake(senders[0], direction, opening) for _ in range(_DRY_RUNS)]
+    # The limit may have let pass what ends where it does.
+    shortest, longest = (min(lengths), max(lengths) + 1) if _limit_tells(senders[0]) else (max(lengths), max(lengths))
     request = None
     if direction == "upstream" and system.transport == "websocket" and len(set(lengths)) == 1:
-        request = await _request(senders[0], length)
+        request = await _request(senders[0], longest)
     await _through(
         system,
         senders,
-        length + 2,
-        lambda link, count: link.cut_handshake(direction, count, length),
-        lambda count: place(count, length, "" if request is None else _part_of_handshake(count, length, request)),
+        longest + 2,
+        lambda link, count: link.cut_handshake(direction, count, shortest, longest, opening),
+        lambda count: place(count, longest, "" if request is None else _part_of_handshake(count, longest, request)),
     )
+
+
+def _limit_tells(sender: AnySender) -> bool:
+    """Whether only a limit tells the length of its handshake, and not its client."""
+    return sender.polls or not isinstance(sender, Sender)
+
+
+async def _opening(sender: AnySender, direction: Direction) -> int | None:
+    """How many bytes open a session over polling, or None where its sender does not wait behind them."""
+    if not isinstance(sender, Sender):
+        return None
+    sent, received = (await sender.online()).opening_bytes
+    return sent if direction == "upstream" else received
 
 
 async def measured(sender: AnySender, direction: Direction) -> int:
@@ -204,10 +224,10 @@ async def _most_that_cuts(cuts: Callable[[int], Awaitable[bool]]) -> int:
     return low
 
 
-async def handshake(sender: AnySender, direction: Direction) -> int:
-    """How many bytes a handshake has, up to the answer to CONNECT."""
-    if not isinstance(sender, Sender):
-        return await _most_that_cuts(lambda count: sender.link.cuts_handshake(count, direction))
+async def handshake(sender: AnySender, direction: Direction, opening: int | None = None) -> int:
+    """How many bytes a handshake has, up to the answer to CONNECT; see `SenderLink.cut_handshake`."""
+    if _limit_tells(sender):
+        return await _most_that_cuts(lambda count: sender.link.cuts_handshake(count, direction, opening))
     await sender.idle(downstream=True)
     await sender.link.refresh()
     connection = await sender.idle()

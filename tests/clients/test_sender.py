@@ -908,6 +908,26 @@ async def test_sender_that_is_told_to_stay_away_comes_back_when_it_is_called_and
         assert alice.connect_failures == []
 
 
+@pytest.mark.parametrize("transport", ["websocket", "polling", "upgrade"])
+@in_event_loop
+async def test_sender_that_is_told_to_halt_waits_when_its_session_is_open(transport: str, tmp_path: Path) -> None:
+    """It asks for its namespace when it is called, and the next time without a word; what opened it is counted."""
+    async with chatting() as server, clients(tmp_path, server.port, transport) as here:
+        alice = await here.sender()
+        opened = alice.halt()
+        await alice.link.restore()
+        await soon(opened.wait())
+        await waiting.pause(2 * client_module.RECONNECT_DELAYS_SECONDS[1])
+        assert (alice.connection, len(server.auths)) == (None, 1)
+        alice.connect()
+        connection = await soon(alice.online())
+        assert len(server.auths) == 2
+        assert 0 < connection.opening_bytes[0] < connection.bytes_sent
+        await alice.link.restore()
+        await here.recorded(h.Connected, 3)
+        assert alice.connect_failures == []
+
+
 @in_event_loop
 async def test_sender_comes_back_with_the_highest_server_offset_it_heard_of(tmp_path: Path) -> None:
     """Like a receiver it asks for what it lacks, and not for everything that it has heard."""
