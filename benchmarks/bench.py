@@ -34,8 +34,8 @@ import socketio
 
 from harness import checker, node, ports, scenario, system, target, trace, waiting
 from harness import history as h
-from harness.forks import Forks
 from harness.install import locate
+from harness.runtimes.local import Local
 from harness.sweeps import syscalls, wire
 from harness.toxiproxy import Toxiproxy
 
@@ -144,7 +144,7 @@ def _events(count: int) -> Iterator[h.AnyEvent]:
 
 
 async def _whole_run() -> None:
-    described = target.load("reference")
+    described = _from_nothing(target.load("reference"))
 
     async def schedule(running: system.System) -> None:
         await (await running.sender("alice")).send("hello")
@@ -161,7 +161,7 @@ async def _whole_run() -> None:
             async def harness() -> None:
                 place = folder / str(next(numbers))
                 place.mkdir()
-                await system.perform(case, run, toxiproxy, place, seed=0)
+                await system.perform(case, run, toxiproxy, Local(place), place, seed=0)
 
             async def floor() -> None:
                 await _bare(folder / f"{next(numbers)}.db")
@@ -260,11 +260,11 @@ async def _cases_a_second(
 ) -> float:
     declared = scenario.Scenario(schedule, "wire", (), {"up": {}}, sweep=True)
     case = next(scenario.cases(declared, ["python"], [described]))
-    forks = Forks(place)
+    runtime = Local(place)
     try:
-        await system.perform(case, scenario.runs(case)[-1], toxiproxy, place, seed=0, forks=forks)
+        await system.perform(case, scenario.runs(case)[-1], toxiproxy, runtime, place, seed=0)
     finally:
-        await forks.close()
+        await runtime.close()
     history = h.History.load(place / "history.jsonl")
     assert checker.judge(history).verdict == "kept"
     # What has no number is no case: it is gone through again without forks, behind all of them.
@@ -368,15 +368,21 @@ class _Load:
         return len(self._senders) * each / seconds
 
 
+def _from_nothing(described: target.Target) -> target.Target:
+    """The target with each of its starts one of its command."""
+    return msgspec.structs.replace(described, server=msgspec.structs.replace(described.server, fork=None))
+
+
 @contextlib.asynccontextmanager
 async def _load(server: str, toxiproxy: Toxiproxy, place: Path, count: int) -> AsyncIterator[_Load]:
     """A server with so many senders, whose messages all have to be stored exactly once."""
-    run = scenario.Run("null", None, "persistent", None, {}, "python", target.load(server))
+    run = scenario.Run("null", None, "persistent", None, {}, "python", _from_nothing(target.load(server)))
     recorder = _Switch(place / "history.jsonl")
     async with system.System(
         run,
         transport="websocket",
         toxiproxy=toxiproxy,
+        runtime=Local(place),
         folder=place,
         recorder=recorder,
         random_numbers=random.Random(1),

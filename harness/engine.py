@@ -159,11 +159,12 @@ def leftovers(client: DockerClient) -> Iterator[tuple[str, Any]]:
     Raises:
         HarnessError: the engine does not answer.
     """
-    for kind, found in (
+    kinds: tuple[tuple[str, Callable[[], list[Any]]], ...] = (
         ("container", lambda: client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True)),
         ("network", lambda: client.networks.list(filters={"label": OWNER})),
         ("volume", lambda: client.volumes.list(filters={"label": OWNER})),
-    ):
+    )
+    for kind, found in kinds:
         for thing in called(f"list its {kind}s", found):
             if not _is_alive(_labels(thing).get(OWNER, "")):
                 yield kind, thing

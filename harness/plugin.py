@@ -25,12 +25,12 @@ from harness import history as h
 from harness import node, reaper, repeat, report, resources, scenario, shrink, soaking, steps, system, target
 from harness.clients.kinds import KINDS
 from harness.errors import HarnessError, TargetError, reason
-from harness.forks import Forks
-from harness.install import locate
 from harness.interrupt import Interrupts
 from harness.report import run as run_folder
 from harness.report import summary, terminal
 from harness.report.text import times
+from harness.runtimes import Runtime
+from harness.runtimes.local import Local
 from harness.scenario import Case, Declared, Result, Run, Soak
 from harness.steps import Schedule
 from harness.toxiproxy import Toxiproxy
@@ -209,7 +209,7 @@ class Gate:
         self._interrupts = config.stash[_INTERRUPTS]
         self._runner = asyncio.Runner()
         self._toxiproxy: Toxiproxy | None = None
-        self._forks = Forks(self.folder)
+        self._runtime: Runtime = Local(self.folder)
 
     # -- the plan ------------------------------------------------------------------------------------------------
 
@@ -335,7 +335,7 @@ class Gate:
                 continue  # its scenarios are listed as missing
             place = folder / on.name
             run_folder.make(place, may_exist=True)
-            await system.preflight(on, await self._running_toxiproxy(), place)
+            await system.preflight(on, await self._running_toxiproxy(), self._runtime, place)
 
     def run(self, item: "ScenarioItem") -> Result:
         """Run a case as often as it is planned, and leave its verdict in its folder: of several, the worst.
@@ -408,7 +408,7 @@ class Gate:
     async def _perform_run(self, case: Case, run: Run, place: Path, seed: int, timeout_seconds: float) -> None:
         run_folder.make(place)
         toxiproxy = await self._running_toxiproxy()
-        await system.perform(case, run, toxiproxy, place, seed, timeout_seconds, forks=self._forks)
+        await system.perform(case, run, toxiproxy, self._runtime, place, seed, timeout_seconds)
 
     async def _reduce(self, case: Case, result: Result, folder: Path, seed: int) -> None:
         """Look for less that breaks the claim, too, where that can be done."""
@@ -503,15 +503,14 @@ class Gate:
             if self._toxiproxy_url is not None:
                 self._toxiproxy = await Toxiproxy.use(self._toxiproxy_url)
             else:
-                log = self.folder / f"toxiproxy-{os.getpid()}.log"
-                self._toxiproxy = await Toxiproxy.start(await asyncio.to_thread(locate), log)
+                self._toxiproxy = await self._runtime.toxiproxy(self.folder / f"toxiproxy-{os.getpid()}.log")
         return self._toxiproxy
 
     def close(self) -> None:
         """Stop what this process started."""
-        self._interrupts.run(self._runner, self._forks.close())
         if self._toxiproxy is not None:
             self._interrupts.run(self._runner, self._toxiproxy.stop())
+        self._interrupts.run(self._runner, self._runtime.close())
         self._runner.close()
 
 

@@ -9,6 +9,7 @@ the kernel ends it with the process that holds it.
 import os
 import random
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.errors import HarnessError, reason
@@ -22,14 +23,47 @@ _TRIES = 500
 
 @dataclass
 class Reservation:
-    """A port that no other reservation has; `release` it when its last user is gone."""
+    """A port that no other reservation has; `release` it, which gives it back, when its last user is gone."""
 
     port: int
-    _companion: socket.socket
+    release: Callable[[], None]
+
+
+class Pool:
+    """Ports that are reserved at one time, to be handed out and taken back: what is published is so from a start on."""
+
+    def __init__(self, count: int) -> None:
+        """Reserve that many.
+
+        Raises:
+            HarnessError: there are not so many.
+        """
+        self._count = count
+        self._reserved: list[Reservation] = []
+        try:
+            for _ in range(count):
+                self._reserved.append(reserve())
+        except HarnessError:
+            self.release()
+            raise
+        self.ports = [reservation.port for reservation in self._reserved]
+        self._free = list(self.ports)
+
+    def reserve(self) -> Reservation:
+        """One of them that nobody has; of these the one that was given back first.
+
+        Raises:
+            HarnessError: all are in use.
+        """
+        if not self._free:
+            raise HarnessError(f"more than {self._count} ports at once, and no more are published")
+        port = self._free.pop(0)
+        return Reservation(port, lambda: self._free.append(port))
 
     def release(self) -> None:
-        """Give the port back."""
-        self._companion.close()
+        """Give all of them back."""
+        for reservation in self._reserved:
+            reservation.release()
 
 
 def reserve() -> Reservation:
@@ -52,7 +86,7 @@ def reserve() -> Reservation:
             raise
         if probe is not None:
             probe.close()
-            return Reservation(port, companion)
+            return Reservation(port, companion.close)
         companion.close()
     raise HarnessError(
         f"no free port on 127.0.0.1 between {_FIRST} and {_FIRST + _COUNT - 1} in {_TRIES} tries: "

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,56 @@ _KILL_TIMEOUT_SECONDS = 10.0
 _PROC = Path("/proc")
 # The kernel's letters for what has ended.
 _GONE = "ZX"
+
+
+# Permission bits do not bind root; without these two privileges they do.
+_UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
+
+
+def unprivileged() -> tuple[str, ...]:
+    """What stands before a command that permission bits have to bind."""
+    return _UNPRIVILEGED if os.geteuid() == 0 else ()
+
+
+class Process(Protocol):
+    """A command that was started, with all that it starts."""
+
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """The process that leads its group, as this machine calls it; 0 of one that had ended before anybody looked."""
+
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status, negative for a signal, or None while it runs."""
+
+    def pids(self) -> list[int]:
+        """All of its processes, as this machine calls them; none where there is no /proc."""
+
+    async def wait(self) -> int:
+        """Wait, without a deadline, until it has ended."""
+
+    async def pause(self) -> None:
+        """Stop all of it where it stands, and wait until it does."""
+
+    def resume(self) -> None:
+        """Let it go on that was paused, or that was started held."""
+
+    async def stopped(self) -> None:
+        """Wait until all of it stands still that was started held."""
+
+    async def idle(self) -> None:
+        """Wait until all of its threads wait for something to happen."""
+
+    async def kill(self) -> int:
+        """SIGKILL all of it, wait until nothing of it is left, and return its exit status."""
+
+    async def stop(self, timeout_seconds: float) -> bool:
+        """SIGTERM; SIGKILL what is left at the deadline. Returns whether it ended before."""
+
+    def last_log_lines(self, count: int = 15) -> str:
+        """The end of what it printed, for an error's text."""
 
 
 class Leader(Protocol):
@@ -155,11 +205,11 @@ class ProcessGroup:
 
     async def stopped(self) -> None:
         """Wait until all of it stands still, after something has stopped it."""
-        await self._until(lambda: all(state in "TtZX" for state in _states(self.pid)), "to stop after SIGSTOP")
+        await self._until(lambda: all_stand(self.pids()), "to stop after SIGSTOP")
 
     async def idle(self) -> None:
         """Wait until all threads of the group wait for something to happen; at once where there is no /proc."""
-        await self._until(lambda: _all_wait(self.pid), "to have nothing to do")
+        await self._until(lambda: all_wait(self.pids), "to have nothing to do")
 
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
         await waiting.until(
@@ -207,8 +257,13 @@ class ProcessGroup:
 
     def last_log_lines(self, count: int = 15) -> str:
         """The end of what the command printed, for an error's text."""
-        lines = self.log.read_text(errors="replace").splitlines()[-count:]
-        return "\n".join(f"    {line[:400]}" for line in lines) or "    (it printed nothing)"
+        return last_lines(self.log, count)
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    """The end of a log, for an error's text."""
+    lines = log.read_text(errors="replace").splitlines()[-count:]
+    return "\n".join(f"    {line[:400]}" for line in lines) or "    (it printed nothing)"
 
 
 def _alive(group: int) -> bool:
@@ -228,32 +283,32 @@ def _members(group: int) -> Iterator[int]:
                 yield int(name)
 
 
-def _states(group: int) -> Iterator[str]:
-    """The kernel's letters for what the threads of a group are doing; nothing where there is no /proc."""
-    return map(_state, _threads(group))
-
-
-def _threads(group: int) -> Iterator[Path]:
-    """What /proc has of each thread of a group; nothing where there is none."""
-    for pid in _members(group):
+def _threads(pids: Iterable[int]) -> Iterator[Path]:
+    """What /proc has of each thread of some processes; nothing where there is none."""
+    for pid in pids:
         tasks = _PROC / str(pid) / "task"
         yield from (tasks / task for task in _listed(tasks))
 
 
-def _all_wait(group: int) -> bool:
-    """Whether all threads of a group wait at the same time: in two looks none runs, and none has run between them.
+def all_stand(pids: Iterable[int]) -> bool:
+    """Whether all threads of some processes are stopped, or gone; so where there is no /proc."""
+    return all(_state(thread) in "TtZX" for thread in _threads(pids))
+
+
+def all_wait(pids: Callable[[], Iterable[int]]) -> bool:
+    """Whether all threads of some processes wait at the same time: in two looks none runs, nor has run between them.
 
     One look does not tell, as it sees one thread after the other: one that has just been seen waiting can be woken by
     one that waits when it is seen.
     """
-    seen = _waits(group)
-    return None not in seen.values() and _waits(group) == seen
+    seen = _waits(pids())
+    return None not in seen.values() and _waits(pids()) == seen
 
 
-def _waits(group: int) -> dict[Path, str | None]:
-    """Of each thread of a group that is left how often it has begun to wait, or None while it does not."""
+def _waits(pids: Iterable[int]) -> dict[Path, str | None]:
+    """Of each thread that is left how often it has begun to wait, or None while it does not."""
     seen: dict[Path, str | None] = {}
-    for thread in _threads(group):
+    for thread in _threads(pids):
         with contextlib.suppress(OSError):  # it has just ended
             told = (thread / "status").read_text(errors="replace")
             state, _, rest = told.partition("\nState:\t")[2].partition("\n")

@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import http.client
-import os
 import re
 import signal
-import socket
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 from harness import history as h
@@ -16,14 +14,11 @@ from harness import waiting
 from harness.clients.author import Message
 from harness.errors import HarnessError, TargetError
 from harness.fault import Acts, NotSeen, fault
-from harness.forks import ForkServer
 from harness.link import SenderLink, stored_unanswered
-from harness.process import ProcessGroup
+from harness.process import Process
+from harness.runtimes import Address, Host, Wanted
 from harness.store import SQLiteStore
-from harness.target import Points, Target, fill, put
-
-# What a server that was just killed still had open is gone within milliseconds.
-_PORT_TIMEOUT_SECONDS = 1.0
+from harness.target import Points, Target, put
 
 
 class Server:
@@ -31,15 +26,15 @@ class Server:
 
     Args:
         target: its description.
-        port: where it has to listen.
+        host: where it runs.
+        address: where it has to listen.
         database: the path that stands for `{database}`.
         log: where its output goes.
         recorder: of the run.
         store: where faults look for rows.
         control: the control of the target whose command is used, instead of the server's own.
         patience_seconds: how long a fault waits for its evidence.
-        forks: what starts it, where the target offers that.
-        moves: called when the server is to listen elsewhere; leads its clients to another port, and returns that.
+        moves: called when the server is to listen elsewhere; leads its clients to another address, and returns that.
     """
 
     title = "the server"
@@ -48,18 +43,19 @@ class Server:
         self,
         target: Target,
         *,
-        port: int,
+        host: Host,
+        address: Address,
         database: Path,
         log: Path,
         recorder: h.Recorder,
         store: SQLiteStore,
         control: str | None,
         patience_seconds: float,
-        moves: Callable[[], Awaitable[int]],
-        forks: ForkServer | None,
+        moves: Callable[[], Awaitable[Address]],
     ) -> None:
         self._target = target
-        self._port = port
+        self._host = host
+        self._address = address
         self._database = database
         self._log = log
         self._recorder = recorder
@@ -67,13 +63,13 @@ class Server:
         self._moves = moves
         self._command = target.command(control)
         self._patience_seconds = patience_seconds
-        self._process: ProcessGroup | None = None
-        self._forks = forks
+        self._process: Process | None = None
         self._end_expected = False
         self._log_start = 0
 
     def _fill(self, text: str) -> str:
-        return fill(text, port=self._port, database=self._database)
+        of_run = {"{port}": str(self._address.port), "{database}": str(self._database)}
+        return put(text, {**self._host.placeholders, **of_run})
 
     # -- what faults are made of ---------------------------------------------------------------------------------
 
@@ -85,53 +81,52 @@ class Server:
                 are in the text.
         """
         await self.kill()
-        await self._require_free_port()
+        await self._require_free()
         self._end_expected = False
         self._process = await self._launch(environment or {})
         await self._wait_until_ready(self._process)
         self._recorder.record(h.ServerStarted(time=self._recorder.now(), pid=self._process.pid))
 
     async def _launch(
-        self, environment: Mapping[str, str], prefix: Sequence[str] = (), *, held: bool = False
-    ) -> ProcessGroup:
+        self, environment: Mapping[str, str], *, held: bool = False, unprivileged: bool = False
+    ) -> Process:
         self._log.touch()  # who is to read what the server prints may be sooner than the server
         self._log_start = self._log.stat().st_size
-        command = [self._fill(text) for text in self._command]
+        env = {key: self._fill(value) for key, value in {**self._target.server.env, **environment}.items()}
+        wanted = Wanted([self._fill(text) for text in self._command], env, held=held, unprivileged=unprivileged)
         try:
-            env = self._env(environment)
-            if self._forks is not None and not prefix:
-                leader = await self._forks.fork(command, env=env, log=self._log, held=held)
-                return ProcessGroup(command, log=self._log, on_exit=self._exited, leader=leader)
-            command = [*prefix, *(_HELD if held else ()), *command]
-            return ProcessGroup(command, cwd=self._target.folder, env=env, log=self._log, on_exit=self._exited)
+            return await self._host.start(wanted, log=self._log, on_exit=self._exited)
         except HarnessError as error:
-            raise TargetError(f"the server of {self._target.name} cannot be started: {error}") from error
+            raise TargetError(self._no_start(error)) from error
 
-    def _env(self, more: Mapping[str, str]) -> dict[str, str]:
-        return {key: self._fill(value) for key, value in {**self._target.server.env, **more}.items()}
+    def _no_start(self, why: object) -> str:
+        return f"the server of {self._target.name} cannot be started: {why}"
+
+    async def _require_free(self) -> None:
+        try:
+            await self._host.require_free(self._address)
+        except HarnessError as error:
+            raise TargetError(self._no_start(error)) from error
 
     @property
     def forks(self) -> bool:
         """Whether its starts are forks."""
-        return self._forks is not None
+        return self._host.forks
 
-    @contextlib.contextmanager
-    def from_nothing(self) -> Iterator[None]:
+    def from_nothing(self) -> contextlib.AbstractContextManager[None]:
         """Each start within is one of the command, whatever the target offers."""
-        forks, self._forks = self._forks, None
-        try:
-            yield
-        finally:
-            self._forks = forks
+        return self._host.from_nothing()
 
-    async def _start_badly(self, prefix: Sequence[str] = (), *, ready: Callable[[], Awaitable[bool]]) -> int | None:
+    async def _start_badly(
+        self, *, ready: Callable[[Process], Awaitable[bool]], unprivileged: bool = False
+    ) -> int | None:
         """Start it where it cannot work; its exit status, or None when it runs, `ready` or not, at the deadline."""
         await self.kill()
         self._end_expected = True
-        self._process = process = await self._launch({}, prefix)
+        self._process = process = await self._launch({}, unprivileged=unprivileged)
 
         async def decided() -> bool:
-            return process.exit_status is not None or await ready()
+            return process.exit_status is not None or await ready(process)
 
         with contextlib.suppress(waiting.WaitTimeout):
             await waiting.until(
@@ -141,27 +136,16 @@ class Server:
             )
         return process.exit_status
 
-    async def _require_free_port(self) -> None:
-        """What answers on the port from now on has to be this server, and not somebody else's program."""
-        try:
-            await waiting.until(
-                lambda: _is_free(self._port), awaited="a free port", timeout_seconds=_PORT_TIMEOUT_SECONDS
-            )
-        except waiting.WaitTimeout:
-            raise TargetError(
-                f"the server of {self._target.name} cannot be started: another program listens on port {self._port}"
-            ) from None
-
-    async def _wait_until_ready(self, process: ProcessGroup) -> None:
+    async def _wait_until_ready(self, process: Process) -> None:
         settings = self._target.server
 
         async def ready() -> bool:
             if process.exit_status is not None:
                 raise TargetError(
                     f"the server of {self._target.name} ended with exit status {process.exit_status} before it was "
-                    f"ready ({settings.ready}) on port {self._port}. Its last lines:\n{process.last_log_lines()}"
+                    f"ready ({settings.ready}, port {self._address.port}). Its last lines:\n{process.last_log_lines()}"
                 )
-            return await self._is_ready()
+            return await self._is_ready(process)
 
         try:
             await waiting.until(
@@ -175,15 +159,15 @@ class Server:
             await process.kill()
             raise TargetError(
                 f"the server of {self._target.name} did not get ready within {settings.ready_timeout_seconds:g} s "
-                f"({settings.ready}, port {self._port}). Its last lines:\n{process.last_log_lines()}"
+                f"({settings.ready}, port {self._address.port}). Its last lines:\n{process.last_log_lines()}"
             ) from None
 
-    async def _is_ready(self) -> bool:
+    async def _is_ready(self, process: Process) -> bool:
         kind, _, rest = self._target.server.ready.partition(":")
         if kind == "tcp":
-            return await _accepts(self._port)
+            return await self._host.accepts(self._address, process)
         if kind == "http":
-            return await asyncio.to_thread(_answers, f"http://127.0.0.1:{self._port}{rest}")
+            return await asyncio.to_thread(_answers, f"http://127.0.0.1:{self._address.published}{rest}")
         printed = self._log.read_bytes()[self._log_start :].decode(errors="replace")
         return re.search(rest, printed, re.MULTILINE) is not None
 
@@ -255,7 +239,7 @@ class Server:
             TargetError: it cannot be started.
         """
         await self.kill()
-        await self._require_free_port()
+        await self._require_free()
         self._end_expected = True
         self._process = await self._launch({}, held=True)
         await self._process.stopped()
@@ -280,7 +264,7 @@ class Server:
         finally:
             await self.start()
 
-    def _running(self) -> ProcessGroup:
+    def _running(self) -> Process:
         if self._process is None or not self.is_running:
             raise NotSeen("the server was not running any more")
         return self._process
@@ -454,6 +438,22 @@ class Server:
             process.resume()
 
     @fault("server")
+    async def partition(self, link: SenderLink, seconds: float) -> Acts:
+        """Take its host from the network for `seconds` after the message left its sender; then it is there again.
+
+        Toxiproxy stays on the network: neither it nor the server gets a byte of the other, or the end of a connection.
+        """
+        await link.sender.idle()
+        async with self._host.partitioned():
+            message = yield None
+            await link.sender.left(message)
+            await waiting.pause(seconds)
+            self._running()
+            if await self._store.holds(message):
+                raise NotSeen("the message was stored although its server was away from the network")
+            yield _unanswered(message, f"the server was away from its network for {seconds:g} s, and no row was there;")
+
+    @fault("server")
     async def restart(self) -> Acts:
         """Stop it gracefully while the message has no answer; started again at the end."""
         async with self.restarting():
@@ -480,7 +480,7 @@ class Server:
             await self._hold(link)
             message = yield None
             await self._stop_while_held(link, message)
-            with _taken(self._port):
+            async with self._host.taken(self._address):
                 ends = [await self._start_badly(ready=_never) for _ in range(times)]
             await self.kill()
             if any(status in (None, 0) for status in ends):
@@ -494,8 +494,8 @@ class Server:
             await self._hold(link)
             message = yield None
             await self._stop_while_held(link, message)
-            before, self._port = self._port, await self._moves()
-            yield _unanswered(message, f"the server moved from port {before} to {self._port},")
+            before, self._address = self._address, await self._moves()
+            yield _unanswered(message, f"the server moved from port {before.port} to {self._address.port},")
 
     @fault("server")
     async def forget_acknowledgements(self, link: SenderLink, sends: int) -> Acts:
@@ -531,9 +531,8 @@ class Server:
             await self._left_unstored(link, message)
             await self.kill()
             with self._store.read_only():
-                prefix = _UNPRIVILEGED if os.geteuid() == 0 else ()
-                await asyncio.to_thread(self._store.require_refusal, prefix)
-                status = await self._start_badly(prefix, ready=self._is_ready)
+                await asyncio.to_thread(self._store.require_refusal)
+                status = await self._start_badly(ready=self._is_ready, unprivileged=True)
                 await link.restore()
                 await waiting.pause(seconds)
                 if await self._store.holds(message):
@@ -566,24 +565,9 @@ class Server:
             raise NotSeen("the message was stored although its link was held")
 
 
-# Stops itself, and then becomes what its arguments say.
-_HELD = ("sh", "-c", 'kill -STOP $$; exec "$@"', "sh")
-# Permission bits do not bind root; without these two privileges they do.
-_UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
-
-
-@contextlib.contextmanager
-def _taken(port: int) -> Iterator[None]:
-    """Listen on a port, so that nobody else can; who connects is not answered, and reset at the end."""
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the server before are left there
-        taken.bind(("127.0.0.1", port))
-        taken.listen()
-        yield
-
-
-async def _never() -> bool:
+async def _never(process: Process) -> bool:
     """What answers on a port that somebody else has is not the server."""
+    del process
     return False
 
 
@@ -591,29 +575,6 @@ def _unanswered(message: Message, what: str) -> str:
     if message.acknowledged:
         raise NotSeen("the message was acknowledged before")
     return f"{what} with attempt {message.attempts} of {message.id} unanswered"
-
-
-def _is_free(port: int) -> bool:
-    """Whether nobody listens on the port. It is bound and not listened on: nobody can connect meanwhile."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-async def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setblocking(False)
-        try:
-            await asyncio.get_running_loop().sock_connect(probe, ("127.0.0.1", port))
-        except OSError:
-            return False
-        # Where nobody listens, and the port lies in the range of outgoing connections, one of these can be given the
-        # port that it calls: TCP then connects it with itself.
-        return bool(probe.getsockname() != probe.getpeername())
 
 
 def _answers(url: str) -> bool:

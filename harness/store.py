@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness import history as h
-from harness import waiting
+from harness import process, waiting
 from harness.clients.author import Message
 from harness.errors import HarnessError, TargetError, brief
 from harness.fault import Acts, NotSeen, fault
@@ -290,13 +290,13 @@ class SQLiteStore:
                 with contextlib.suppress(FileNotFoundError):  # a journal that is gone
                     path.chmod(modes[path])
 
-    def require_refusal(self, prefix: Sequence[str]) -> None:
-        """See that a program with this prefix may read the database, and not write to it.
+    def require_refusal(self) -> None:
+        """See that a program that permission bits bind may read the database, and not write to it.
 
         Raises:
             NotSeen: it may write, or cannot even run.
         """
-        command = [*prefix, sys.executable, "-I", "-S", "-c", _PROBE, str(self.path)]
+        command = [*process.unprivileged(), sys.executable, "-I", "-S", "-c", _PROBE, str(self.path)]
         try:
             tried = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:

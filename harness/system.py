@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from harness import coverage, node, ports, reaper, resources, steps, waiting
+from harness import coverage, node, reaper, resources, steps, waiting
 from harness import history as h
 from harness.call_faults import CallFaults
 from harness.clients.author import Message, Offsets, patience_seconds
@@ -29,8 +29,8 @@ from harness.clients.receiver import Receiver
 from harness.clients.sender import Sender
 from harness.errors import HarnessError, TargetError, reason
 from harness.fault import Fault, NotSeen
-from harness.forks import Forks
 from harness.link import Link, ReceiverLink, SenderLink
+from harness.runtimes import Address, Runtime
 from harness.scenario import Case, Run, Scenario, Soak, cases, seed_of
 from harness.server import Server
 from harness.steps import Schedule, Step
@@ -123,11 +123,11 @@ class System:
         run: which run of a case it is for: target, client, policy, command, and whether faults act.
         transport: `websocket`, `polling` or `upgrade`.
         toxiproxy: where the links are made.
+        runtime: where the server runs.
         folder: for the server's log.
         recorder: of the run.
         random_numbers: of the run.
         token: of the run.
-        forks: what starts servers of targets that offer that; without it each start is one of their command.
 
     Attributes:
         server: the server, with its faults.
@@ -141,16 +141,16 @@ class System:
         *,
         transport: str,
         toxiproxy: Toxiproxy,
+        runtime: Runtime,
         folder: Path,
         recorder: h.Recorder,
         random_numbers: random.Random,
         token: str,
-        forks: Forks | None = None,
     ) -> None:
         self.target = target = run.target
         self._run = run
         self._toxiproxy = toxiproxy
-        self._forks = forks
+        self._runtime = runtime
         self._folder = folder
         self._recorder = recorder
         self._random = random_numbers
@@ -189,10 +189,12 @@ class System:
         if self._run.needs_node:
             await asyncio.to_thread(node.modules)
         store = self.target.store
-        self._database = database = self._directory() / "store.db"
-        self._port = self._reserved_port()
+        directory = self._directory()
+        self._database = database = directory / "store.db"
+        self._host = await self._runtime.host(self.target, directory)
+        self._address = await self._new_address()
         self.store = SQLiteStore(
-            (self.target.folder / fill(store.location, port=self._port, database=database)),
+            (self.target.folder / fill(store.location, port=self._address.port, database=database)),
             store.rows,
             run=self._token,
             patience_seconds=self._patience_seconds,
@@ -200,7 +202,8 @@ class System:
         )
         self.server = Server(
             self.target,
-            port=self._port,
+            host=self._host,
+            address=self._address,
             database=database,
             log=self._folder / "server.log",
             recorder=self._recorder,
@@ -208,7 +211,6 @@ class System:
             control=self._run.server,
             patience_seconds=self._patience_seconds,
             moves=self._move,
-            forks=self._forks.of(self.target) if self._forks is not None else None,
         )
         self.calls = CallFaults(
             self.server,
@@ -225,19 +227,19 @@ class System:
             await self.receiver(_STEADY)
             self._shaken = (await self.receiver(_SHAKEN)).link
 
-    def _reserved_port(self) -> int:
-        reservation = ports.reserve()
-        self._cleanup.callback(reservation.release)
-        return reservation.port
+    async def _new_address(self) -> Address:
+        address = await self._host.address()
+        self._cleanup.callback(address.release)
+        return address
 
-    async def _move(self) -> int:
-        """Lead every link to another port, where the server will listen."""
-        self._port = self._reserved_port()
+    async def _move(self) -> Address:
+        """Lead every link to another address, where the server will listen."""
+        self._address = await self._new_address()
         for link in self._links:
-            await link.lead_to(self._port)
+            await link.lead_to(self._address.port)
         if self._shaken is not None and self._acting:
             await self._shaken.close()
-        return self._port
+        return self._address
 
     def _directory(self) -> Path:
         directory = tempfile.mkdtemp(prefix="midemit-")
@@ -252,7 +254,8 @@ class System:
     async def _link(self, kind: type[L], name: str) -> L:
         if any(link.name == name for link in self._links):
             raise HarnessError(f"there is a client named {name!r} in this run already")
-        proxy = await self._toxiproxy.proxy(f"{self._proxy_prefix}-{name}", self._port)
+        to = self._address
+        proxy = await self._toxiproxy.proxy(f"{self._proxy_prefix}-{name}", to.port, to.host)
         link = kind(name, proxy, self.store, patience_seconds=self._patience_seconds)
         self._cleanup.push_async_callback(link.delete)
         self._links.append(link)
@@ -260,7 +263,7 @@ class System:
 
     def _program(self, name: str, command: Sequence[str], outbox: Path | None) -> Program:
         def filled(text: str) -> str:
-            return fill(text, port=self._port, database=self._database)
+            return fill(text, port=self._address.published, database=self._database)
 
         return Program(
             [filled(text) for text in command],
@@ -747,11 +750,10 @@ async def perform(
     case: Case,
     run: Run,
     toxiproxy: Toxiproxy,
+    runtime: Runtime,
     folder: Path,
     seed: int,
     timeout_seconds: float = SCENARIO_TIMEOUT_SECONDS,
-    *,
-    forks: Forks | None = None,
 ) -> None:
     """Do one run of a case and leave its history in `folder`, whatever happens.
 
@@ -770,7 +772,7 @@ async def perform(
             run,
             transport=case.transport,
             toxiproxy=toxiproxy,
-            forks=forks,
+            runtime=runtime,
             folder=folder,
             recorder=recorder,
             random_numbers=random_numbers,
@@ -821,7 +823,7 @@ def _started(case: Case, run: Run, token: str, seed: int) -> h.Started:
     )
 
 
-async def preflight(target: Target, toxiproxy: Toxiproxy, folder: Path) -> None:
+async def preflight(target: Target, toxiproxy: Toxiproxy, runtime: Runtime, folder: Path) -> None:
     """Send one message and read the rows, before anything is measured.
 
     Raises:
@@ -841,7 +843,7 @@ async def preflight(target: Target, toxiproxy: Toxiproxy, folder: Path) -> None:
 
     case = next(cases(Scenario(schedule, "preflight", (), {"": {}}), ["python"], [target]))
     run = Run("null", None, "persistent", None, {}, case.client, target)
-    await perform(case, run, toxiproxy, folder, seed=0)
+    await perform(case, run, toxiproxy, runtime, folder, seed=0)
     failure = next((e for e in h.History.load(folder / "history.jsonl") if isinstance(e, h.Failed)), None)
     if failure is not None:
         hint = ". Are protocol.path and protocol.namespace right, and may anybody connect?"

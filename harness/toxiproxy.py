@@ -14,7 +14,7 @@ import re
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -30,9 +30,11 @@ from toxiproxy.exceptions import ProxyExists
 from harness import ports, reaper, waiting
 from harness.errors import HarnessError, ToxiproxyError, brief, ending, root_cause
 from harness.install import Binary
-from harness.process import ProcessGroup
+from harness.process import Process, ProcessGroup
 
 T = TypeVar("T")
+
+LOOPBACK = "127.0.0.1"
 
 Stream = Literal["upstream", "downstream"]
 """The direction that a toxic works on: client to server, or server to client."""
@@ -61,7 +63,7 @@ class _Refused(ToxiproxyError):
         self.status = status
 
 
-class _PortTaken(ToxiproxyError):
+class PortTaken(ToxiproxyError):
     """Somebody else got the API's port first."""
 
 
@@ -231,9 +233,17 @@ def _version_in(response: _Answer) -> str:
 class _Server:
     """The server as its proxies need it: whose it is, and calls to it that tell how it died."""
 
-    def __init__(self, url: str, process: ProcessGroup | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        process: Process | None,
+        listen_host: str = LOOPBACK,
+        reserve: Callable[[], ports.Reservation] | None = None,
+    ) -> None:
         self.url = url
         self.process = process
+        self.listen_host = listen_host
+        self.reserve = reserve or ports.reserve
         self.ending = False
         self._retired = False
         self._failure: str | None = None
@@ -269,6 +279,17 @@ class _Server:
             f"\nIts process {self.process.pid} {ending(status)}; the last lines of {self.process.log}:\n"
             f"{self.process.last_log_lines(count=3)}"
         )
+
+
+class Launched(NamedTuple):
+    """A server that was just started: where its proxies listen, and how much its log had before."""
+
+    process: Process
+    old_log_bytes: int = 0
+    listen_host: str = LOOPBACK
+
+
+Launch = Callable[[int], Awaitable[Launched]]
 
 
 class Toxiproxy:
@@ -313,25 +334,45 @@ class Toxiproxy:
             ToxiproxyError: it does not start; the text ends with its last log lines.
             HarnessError: this Python process already uses another one.
         """
-        for _ in range(_START_TRIES):
-            try:
-                return await cls._start_once(binary, log)
-            except _PortTaken:
-                continue
-        raise ToxiproxyError(f"{binary.path}: {_START_TRIES} ports in a row were taken while it started")
+
+        async def launch(port: int) -> Launched:
+            before = size_bytes(log)
+            return Launched(_started(binary, port, log), before)
+
+        return await cls.launched(launch, str(binary.path), ports.reserve)
 
     @classmethod
-    async def _start_once(cls, binary: Binary, log: Path) -> "Toxiproxy":
+    async def launched(cls, launch: Launch, what: str, reserve: Callable[[], ports.Reservation]) -> "Toxiproxy":
+        """Start a server of our own by `launch`, which is given the port of its API; it ends with the harness.
+
+        Args:
+            launch: has it listen on that port, and log what it is asked.
+            what: is started, in words.
+            reserve: gives the ports of its proxies.
+
+        Raises:
+            ToxiproxyError: it does not start; the text ends with its last log lines.
+            HarnessError: this Python process already uses another one.
+        """
+        for _ in range(_START_TRIES):
+            try:
+                return await cls._launched_once(launch, reserve)
+            except PortTaken:
+                continue
+        raise ToxiproxyError(f"{what}: {_START_TRIES} ports in a row were taken while it started")
+
+    @classmethod
+    async def _launched_once(cls, launch: Launch, reserve: Callable[[], ports.Reservation]) -> "Toxiproxy":
         async with AsyncExitStack() as undo:
             reservation = ports.reserve()
             undo.callback(reservation.release)
-            url = _claim("127.0.0.1", reservation.port)
+            url = _claim(LOOPBACK, reservation.port)
             undo.callback(_unclaim)
-            old_log_bytes = _size_bytes(log)
-            process = _started(binary, reservation.port, log)
+            launched = await launch(reservation.port)
+            process = launched.process
             undo.push_async_callback(process.kill)
-            version = await _first_answer(process, old_log_bytes)
-            return cls(_Server(url, process), version, undo.pop_all())
+            version = await _first_answer(process, launched.old_log_bytes)
+            return cls(_Server(url, process, launched.listen_host, reserve), version, undo.pop_all())
 
     @classmethod
     async def use(cls, url: str) -> "Toxiproxy":
@@ -378,18 +419,19 @@ class Toxiproxy:
             return False
         return True
 
-    async def proxy(self, name: str, upstream_port: int) -> "Proxy":
-        """Make a proxy from a free port to `upstream_port`, both on 127.0.0.1, that accepts connections.
+    async def proxy(self, name: str, upstream_port: int, upstream_host: str = LOOPBACK) -> "Proxy":
+        """Make a proxy from a free port of 127.0.0.1 to `upstream_port` that accepts connections.
 
         Args:
             name: unique on the server; it starts with something that only this run has.
             upstream_port: the target's port; nothing needs to listen there yet.
+            upstream_host: where that is, as Toxiproxy reaches it.
 
         Raises:
             ToxiproxyError: it cannot be made, or the name is taken.
             HarnessError: the name or the port cannot be one.
         """
-        proxy = await Proxy.create(self._server, name, upstream_port)
+        proxy = await Proxy.create(self._server, name, upstream_port, upstream_host)
         self._proxies.append(proxy)
         return proxy
 
@@ -414,11 +456,12 @@ def _started(binary: Binary, port: int, log: Path) -> ProcessGroup:
         raise ToxiproxyError(str(error)) from error
 
 
-def _size_bytes(log: Path) -> int:
+def size_bytes(log: Path) -> int:
+    """How much a log has by now, which what is started next has not said."""
     return log.stat().st_size if log.exists() else 0
 
 
-async def _first_answer(process: ProcessGroup, old_log_bytes: int) -> str:
+async def _first_answer(process: Process, old_log_bytes: int) -> str:
     """Wait until `process`, and not another server on the same port, answers, and return its version.
 
     When the port is taken Toxiproxy keeps running, so a living process and an answer prove nothing, not even
@@ -441,15 +484,15 @@ async def _first_answer(process: ProcessGroup, old_log_bytes: int) -> str:
 
     async def answered() -> str | None:
         if process.exit_status is not None:
-            raise ToxiproxyError(f"{process.command[0]} {ending(process.exit_status)} while it started; {last_seen()}")
+            raise ToxiproxyError(f"Toxiproxy {ending(process.exit_status)} while it started; {last_seen()}")
         if "address already in use" in printed():
-            raise _PortTaken(f"{_address_in_use()} was taken")
+            raise PortTaken(f"{_address_in_use()} was taken")
         return await asyncio.to_thread(asked)
 
     try:
         version: str | None = await waiting.until(
             answered,
-            awaited=f"{process.command[0]} to answer at {_address_in_use()}",
+            awaited=f"Toxiproxy to answer at {_address_in_use()}",
             timeout_seconds=_START_TIMEOUT_SECONDS,
             last_seen=last_seen,
         )
@@ -529,16 +572,19 @@ class Proxy:
     server's whole state of this proxy is compared with what was asked for up to then.
     """
 
-    def __init__(self, server: _Server, name: str, port: int, upstream_port: int, undo: AsyncExitStack) -> None:
+    def __init__(
+        self, server: _Server, name: str, port: int, upstream_port: int, upstream_host: str, undo: AsyncExitStack
+    ) -> None:
         self.name = name
         self.port = port
         self._server = server
+        self._upstream_host = upstream_host
         self._undo = undo
         self._thread = _one_thread(name, undo)
         self._asked: dict[str, Any] = {
             "name": name,
-            "listen": f"127.0.0.1:{port}",
-            "upstream": f"127.0.0.1:{upstream_port}",
+            "listen": f"{server.listen_host}:{port}",
+            "upstream": f"{upstream_host}:{upstream_port}",
             "enabled": True,
         }
         self._toxics: dict[str, dict[str, Any]] = {}
@@ -548,14 +594,14 @@ class Proxy:
         self._deleted = False
 
     @classmethod
-    async def create(cls, server: _Server, name: str, upstream_port: int) -> "Proxy":
+    async def create(cls, server: _Server, name: str, upstream_port: int, upstream_host: str) -> "Proxy":
         """What `Toxiproxy.proxy` does."""
         _require_name("proxy", name)
         _require_port(name, upstream_port)
         async with AsyncExitStack() as undo:
-            reservation = ports.reserve()
+            reservation = server.reserve()
             undo.callback(reservation.release)
-            proxy = cls(server, name, reservation.port, upstream_port, undo)
+            proxy = cls(server, name, reservation.port, upstream_port, upstream_host, undo)
             await proxy._change("create it", proxy._require_free_name)
             proxy._hold()
             async with AsyncExitStack() as failed:
@@ -695,7 +741,7 @@ class Proxy:
         self._destroy()
         self._toxics.clear()
         if upstream_port is not None:
-            self._asked["upstream"] = f"127.0.0.1:{upstream_port}"
+            self._asked["upstream"] = f"{self._upstream_host}:{upstream_port}"
         self._asked["enabled"] = not toxics  # none passes before they are there
         self._create()
         for toxic in toxics:

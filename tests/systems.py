@@ -25,6 +25,8 @@ from harness.clients.receiver import Receiver
 from harness.clients.sender import Sender
 from harness.install import locate
 from harness.link import SenderLink
+from harness.runtimes import Address
+from harness.runtimes.local import LocalHost
 from harness.server import Server
 from harness.store import SQLiteStore
 from harness.target import Protocol, Target
@@ -490,6 +492,11 @@ def make_store(
     return SQLiteStore(database, query, run=RUN, patience_seconds=patience_seconds, server_pids=server_pids)
 
 
+def address(port: int) -> Address:
+    """A port of this machine, which somebody else has reserved."""
+    return Address(port, port, "127.0.0.1", lambda: None)
+
+
 class Running:
     """A server under test, the store it writes and what was recorded of it.
 
@@ -502,10 +509,11 @@ class Running:
         self.log = folder / "server.log"
         self.database = folder / "store.db"
         self.store = make_store(self.database, server_pids=lambda: self.server.pids)
-        self.moves: Callable[[], Awaitable[int]] = self._stay
+        self.moves: Callable[[], Awaitable[Address]] = self._stay
         self.server = Server(
             described,
-            port=port,
+            host=LocalHost(described),
+            address=address(port),
             database=self.database,
             log=self.log,
             recorder=recorder,
@@ -513,7 +521,6 @@ class Running:
             control=control,
             patience_seconds=DEADLINE_SECONDS,
             moves=lambda: self.moves(),
-            forks=None,
         )
         self._recorder = recorder
 
@@ -528,7 +535,7 @@ class Running:
         else:
             self._recorder.record(h.Received(time=self.now(), receiver=receiver, server_offset=None, content=content))
 
-    async def _stay(self) -> int:
+    async def _stay(self) -> Address:
         raise AssertionError("the server moved")
 
     def events(self, kind: type[E]) -> list[E]:

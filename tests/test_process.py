@@ -235,7 +235,8 @@ def test_pause_waits_until_everything_stands_still(tmp_path: Path, monkeypatch: 
     async def test(shell: Shell) -> None:
         group = shell.start("sleep 300")
         with monkeypatch.context() as patched:
-            patched.setattr(process, "_states", lambda *_: iter(states.pop(0)))
+            patched.setattr(process, "_threads", lambda *_: states.pop(0))
+            patched.setattr(process, "_state", str)
             await group.pause()
 
     run(tmp_path, test)

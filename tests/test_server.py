@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from harness import history as h
-from harness import node, waiting
-from harness import server as server_module
+from harness import node, process, waiting
 from harness.clients.sender import Sender
 from harness.errors import TargetError
 from harness.fault import Fault, NotSeen
+from harness.runtimes import Address, local
 from harness.target import Target, load
 from tests.systems import (
     DEADLINE_SECONDS,
@@ -26,6 +26,7 @@ from tests.systems import (
     RUN,
     Clients,
     Running,
+    address,
     clients,
     described,
     in_event_loop,
@@ -136,7 +137,7 @@ async def test_port_that_calls_itself_accepts_nothing(monkeypatch: pytest.Monkey
 
     with reserved() as port:
         monkeypatch.setattr(socket, "socket", FromItself)
-        assert not await server_module._accepts(port)
+        assert not await local._accepts(port)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ async def test_port_that_is_taken_is_one_clear_error(
     ready: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else's program on the port is never taken for the server, which is not even started."""
-    monkeypatch.setattr(server_module, "_PORT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(local, "_PORT_TIMEOUT_SECONDS", 0.2)
     async with serving(target(tmp_path, python(ACCEPT, ready=ready)), tmp_path) as running:
         with closing(socket.create_server(("127.0.0.1", running.port))):
             with pytest.raises(TargetError, match=f"another program listens on port {running.port}"):
@@ -666,10 +667,10 @@ async def test_moved_server_is_found_on_its_new_port(transport: str, tmp_path: P
         before = (alice.link.port, link.port)
         with reserved() as port:
 
-            async def move() -> int:
+            async def move() -> Address:
                 for each in here.links:
                     await each.lead_to(port)
-                return port
+                return address(port)
 
             running.moves = move
             evidence = await bitten(here, running, running.server.move(alice.link), alice)
@@ -767,7 +768,7 @@ async def test_server_that_starts_without_its_write_permission_serves_and_stores
 @in_event_loop
 async def test_server_that_may_write_all_the_same_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root writes whatever the permissions say: then the message is stored, and the permissions are put back."""
-    monkeypatch.setattr(server_module, "_UNPRIVILEGED", ())
+    monkeypatch.setattr(process, "_UNPRIVILEGED", ())
     async with chat(tmp_path) as (running, _, alice):
         await soon(alice.send())
         before = permissions(running)

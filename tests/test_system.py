@@ -23,7 +23,7 @@ from harness import system as system_module
 from harness.clients import author as author_module
 from harness.errors import TargetError
 from harness.fault import Acts, fault
-from harness.forks import Forks
+from harness.runtimes.local import Local
 from harness.scenario import CONTROLS, Case, Run, Scenario
 from harness.system import AnySender, System, perform, preflight
 from harness.target import Target, load
@@ -50,10 +50,11 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Place:
     """Where runs are made: a Toxiproxy, and directories in which nothing may be left."""
 
-    def __init__(self, folder: Path, toxiproxy: Toxiproxy, forks: Forks | None) -> None:
+    def __init__(self, folder: Path, toxiproxy: Toxiproxy, runtime: Local, *, forking: bool) -> None:
         self.folder = folder
         self.toxiproxy = toxiproxy
-        self.forks = forks
+        self.runtime = runtime
+        self.forking = forking
         self.target = described(folder)
         self.systems: list[System] = []
 
@@ -73,9 +74,17 @@ class Place:
             self.systems.append(system)
             await schedule(system)
 
-        run = msgspec.structs.replace(run, target=target or self.target)
+        run = msgspec.structs.replace(run, target=self._tested(target or self.target))
         case = Case(Scenario(noted, "test", (), {"": {}}, None, None), "", run.client, transport, run.target)
-        return asyncio.create_task(perform(case, run, self.toxiproxy, self.folder, seed=1, forks=self.forks))
+        return asyncio.create_task(perform(case, run, self.toxiproxy, self.runtime, self.folder, seed=1))
+
+    def _tested(self, target: Target) -> Target:
+        server = target.server if self.forking else msgspec.structs.replace(target.server, fork=None)
+        return msgspec.structs.replace(target, server=server)
+
+    async def preflight(self, target: Target) -> None:
+        """Find out whether a target may be tested."""
+        await preflight(self._tested(target), self.toxiproxy, self.runtime, self.folder)
 
     @property
     def history(self) -> h.History:
@@ -95,10 +104,10 @@ class Place:
         assert not [pid for pid in started if _group_runs(pid)]
         for system in self.systems:
             with contextlib.closing(socket.socket()) as probe:
-                assert probe.connect_ex(("127.0.0.1", system._port)) != 0
+                assert probe.connect_ex(("127.0.0.1", system._address.port)) != 0
         assert list(Path(tempfile.gettempdir()).iterdir()) == []
         assert [kind for kind, _ in reaper._held if kind == "directory"] == []
-        others = 1 if self.forks is None else 2  # Toxiproxy's own, and that of the program that forks
+        others = 2 if self.forking else 1  # Toxiproxy's own, and that of the program that forks
         assert len([kind for kind, _ in reaper._held if kind == "group"]) == others
         if toxiproxy_lives:
             assert self.proxies() == {}
@@ -121,12 +130,11 @@ async def place(folder: Path, monkeypatch: pytest.MonkeyPatch, *, forking: bool 
     own.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     async with toxiproxy_in(folder) as toxiproxy:
-        forks = Forks(folder) if forking else None
+        runtime = Local(folder)
         try:
-            yield Place(own, toxiproxy, forks)
+            yield Place(own, toxiproxy, runtime, forking=forking)
         finally:
-            if forks is not None:
-                await forks.close()
+            await runtime.close()
 
 
 def of(history: h.History, kind: type[h.Event]) -> list[Any]:
@@ -601,7 +609,7 @@ async def test_dead_toxiproxy_is_an_error_and_never_a_verdict(
 async def test_preflight_of_a_good_target_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A target that answers and whose rows can be read may be tested."""
     async with place(tmp_path, monkeypatch) as here:
-        await preflight(here.target, here.toxiproxy, here.folder)
+        await here.preflight(here.target)
         here.require_nothing_left()
 
 
@@ -630,5 +638,5 @@ async def test_preflight_of_a_wrong_target_is_one_clear_error(
     """What cannot be tested is told in one error, and leaves nothing."""
     async with place(tmp_path, monkeypatch) as here:
         with pytest.raises(TargetError, match=error):
-            await preflight(described(here.folder, **tables), here.toxiproxy, here.folder)
+            await here.preflight(described(here.folder, **tables))
         here.require_nothing_left()

@@ -23,6 +23,7 @@ import toxiproxy as library
 from harness import ports, reaper, toxiproxy, waiting
 from harness.errors import HarnessError, ToxiproxyError
 from harness.install import Binary, locate
+from harness.process import ProcessGroup
 from harness.toxiproxy import Proxy, Stream, Toxic, Toxiproxy
 from tests.standins import NOWHERE, executable, http_server, reply, serving, waiting_for
 
@@ -211,7 +212,7 @@ def test_a_port_that_was_taken_meanwhile_is_left_to_its_owner(
     """An answer by another server is not taken for one's own, even if it is a Toxiproxy: another port is tried."""
     reserve = ports.reserve
     with _foreign_server(binary, tmp_path) as foreign:
-        offers = [ports.Reservation(int(foreign.rpartition(":")[2]), socket.socket())]
+        offers = [ports.Reservation(int(foreign.rpartition(":")[2]), lambda: None)]
         monkeypatch.setattr(ports, "reserve", lambda: offers.pop() if offers else reserve())
 
         async def body() -> None:
@@ -231,7 +232,7 @@ def test_ports_that_are_always_taken_are_an_error(
     with serving(200, b'{"version": "2.12.0"}') as foreign:
         taken = int(foreign.rpartition(":")[2])
         with monkeypatch.context() as patch:
-            patch.setattr(ports, "reserve", lambda: ports.Reservation(taken, socket.socket()))
+            patch.setattr(ports, "reserve", lambda: ports.Reservation(taken, lambda: None))
             with pytest.raises(ToxiproxyError, match="3 ports in a row were taken"):
                 asyncio.run(Toxiproxy.start(binary, tmp_path / "toxiproxy.log"))
 
@@ -516,7 +517,7 @@ def test_after_its_death_every_call_says_so_quickly(binary: Binary, tmp_path: Pa
 
 def _signal(server: Toxiproxy, number: signal.Signals) -> None:
     process = server._server.process
-    assert process is not None
+    assert isinstance(process, ProcessGroup)
     process.send_signal(number)
 
 

@@ -1,0 +1,123 @@
+"""Where servers and Toxiproxy run: in process groups of this machine (`local`), or in containers (`containers`).
+
+This is the boundary: nothing above it knows which.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.process import Process
+from harness.target import Target
+from harness.toxiproxy import Toxiproxy
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens: the `port` that it is told, and how others reach it.
+
+    Here that is `published`, a port of 127.0.0.1; for Toxiproxy it is `port` on `host`.
+    """
+
+    port: int
+    published: int
+    host: str
+    release: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A start of a server: its command and what is added to its environment, both filled.
+
+    `held` has it stand before its first call, until `resume`. `unprivileged` has permission bits bind it, also as root.
+    An empty command is that of its image.
+    """
+
+    command: Sequence[str]
+    env: Mapping[str, str]
+    held: bool = False
+    unprivileged: bool = False
+
+
+class Host(Protocol):
+    """Where the servers of one run are started, one after the other."""
+
+    @property
+    def forks(self) -> bool:
+        """Whether its starts are forks."""
+
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """What stands for programs in commands: `{python}` and `{node_modules}`."""
+
+    async def address(self) -> Address:
+        """An address that no other server has.
+
+        Raises:
+            HarnessError: there is none.
+        """
+
+    async def require_free(self, address: Address) -> None:
+        """See that nobody listens there.
+
+        Raises:
+            TargetError: somebody does.
+        """
+
+    async def start(self, wanted: Wanted, *, log: Path, on_exit: Callable[[int], None]) -> Process:
+        """Start a server; `on_exit` is called in the event loop, with its exit status, when it has ended.
+
+        Raises:
+            HarnessError: it cannot be started; the text says why.
+        """
+
+    async def accepts(self, address: Address, process: Process) -> bool:
+        """Whether the server that was started accepts connections there."""
+
+    def from_nothing(self) -> AbstractContextManager[None]:
+        """Each start within is one of the command, whatever the target offers."""
+
+    def taken(self, address: Address) -> AbstractAsyncContextManager[None]:
+        """Somebody else listens there in the scope; who connects is not answered, and cut off at the end."""
+
+    def partitioned(self) -> AbstractAsyncContextManager[None]:
+        """The servers have no network in the scope. What travels is lost, and connections stay.
+
+        Raises:
+            NotSeen: they cannot be taken from it.
+        """
+
+
+class Runtime(Protocol):
+    """Where everything of one process of the harness runs; `close` it in the event loop in which it was used."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+
+    async def toxiproxy(self, log: Path) -> Toxiproxy:
+        """Start a Toxiproxy of our own.
+
+        Args:
+            log: takes its output.
+
+        Raises:
+            ToxiproxyError: it does not start.
+            HarnessError: there is none, or another one is in use.
+        """
+
+    async def host(self, target: Target, directory: Path) -> Host:
+        """Where the servers of a run are started.
+
+        Args:
+            target: what they are.
+            directory: of the run's own, where the store is; they may write there.
+
+        Raises:
+            HarnessError: they cannot run here.
+        """
+
+    async def close(self) -> None:
+        """End what stands by."""
