@@ -6,11 +6,16 @@ RUNS ?= 20
 ROUNDS ?= 20
 READY := $(VENV)/.ready
 
-.PHONY: scenarios node sweep soak ledger ledger-full test lint bench clean
+IMAGES ?=
+.PHONY: scenarios scenarios-docker node sweep soak ledger ledger-full test lint bench clean
 
 # Five workers on two cores: the better part of a scenario is waiting for timeouts.
 scenarios: $(READY)
 	$(VENV)/bin/pytest scenarios -n 5 --dist worksteal -m 'not long'
+
+# The same in containers of the Docker engine of this machine; IMAGES can name others than the official ones.
+scenarios-docker: $(READY)
+	$(VENV)/bin/pytest scenarios -n 4 --dist worksteal -m 'not long' --runtime docker $(IMAGES)
 
 # With the official JavaScript client and a Node server: every scenario, then the tutorial's claims with both clients on
 # all shipped servers. The second runs whatever became of the first.

@@ -1,7 +1,8 @@
-"""`python -m harness`: `setup`, `recheck` and `render` saved runs, `soak`, `ledger`, `conformance`, `export`."""
+"""`python -m harness`: `setup`, `clean`, `recheck` and `render` saved runs, `soak`, `ledger`, `conformance`, `export`."""
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import io
 import sys
@@ -45,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     what = "get what scenarios need into the cache: Toxiproxy, and the Node packages where there is Node"
     commands.add_parser("setup", help=what, description=what).set_defaults(act=lambda _: setup())
+    what = "remove the containers and networks of runs that were killed, and nothing that is not the harness's own"
+    commands.add_parser("clean", help=what, description=what).set_defaults(act=lambda _: clean())
     for name, command, what in (
         ("recheck", recheck, "judge the saved histories again; nothing is written; exits like the gate"),
         ("render", render, "write summary.json, junit.xml and index.html again from what is saved"),
@@ -96,6 +99,20 @@ def setup() -> int:
         return 0
     say("Node packages: looking for them; compiling sqlite3 takes a minute or two, once")
     say(f"Node packages: {node.modules()}")
+    return 0
+
+
+def clean() -> int:
+    """Remove what runs that are gone have left on the Docker engine, and say what that was.
+
+    Raises:
+        HarnessError: there is no engine of this machine, or it refuses.
+    """
+    from harness import engine  # takes as long as all else together to import
+
+    with contextlib.closing(engine.connect()) as client:
+        removed = engine.clean(client)
+    sys.stdout.write("".join(f"removed {what}\n" for what in removed) or "nothing is left of runs that are gone\n")
     return 0
 
 

@@ -37,22 +37,27 @@ RUN = "midemit.run"
 """The label that names the run, as its folder is called."""
 
 
+def address() -> str:
+    """Where the engine is: what `DOCKER_HOST` says, or the socket where one of this machine listens."""
+    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
 def connect() -> DockerClient:
-    """A client of the engine that `DOCKER_HOST` names, by default that of this machine.
+    """A client of the engine.
 
     Raises:
         HarnessError: there is none, it may not be used, or it is not of this machine; the text says what helps.
     """
-    _require_address(address := os.environ.get("DOCKER_HOST", ""))
+    _require_address()
     try:
         client = docker.from_env(timeout=_TIMEOUT_SECONDS, max_pool_size=_CONNECTIONS)
     except docker.errors.DockerException as error:
-        raise HarnessError(_why_not(error, address)) from error
+        raise HarnessError(_why_not(error)) from error
     try:
         told = client.info()
     except (docker.errors.DockerException, requests.RequestException) as error:
         client.close()
-        raise HarnessError(_why_not(error, address)) from error
+        raise HarnessError(_why_not(error)) from error
     if told.get("KernelVersion") != platform.release() or told.get("OSType") != "linux":
         client.close()
         raise HarnessError(
@@ -64,27 +69,29 @@ def connect() -> DockerClient:
     return client
 
 
-def _require_address(address: str) -> None:
-    parts = urlsplit(address)
-    if parts.scheme not in ("", "unix") and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+def _require_address() -> None:
+    parts = urlsplit(address())
+    if parts.scheme not in ("unix", "tcp", "http", "https"):
+        raise HarnessError(f"DOCKER_HOST is {address()}, and the harness can use unix:///PATH or tcp://127.0.0.1:PORT")
+    if parts.scheme != "unix" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise HarnessError(
-            f"DOCKER_HOST is {address}, an engine on another machine: the harness has to reach published ports on "
+            f"DOCKER_HOST is {address()}, an engine on another machine: the harness has to reach published ports on "
             "127.0.0.1 and the database file. Unset DOCKER_HOST to use the engine of this machine"
         )
 
 
-def _why_not(error: Exception, address: str) -> str:
+def _why_not(error: Exception) -> str:
     """Of an engine that does not answer."""
-    told, where = str(error), address or "unix:///var/run/docker.sock"
-    socket = Path(urlsplit(where).path or "/var/run/docker.sock")
-    if "Permission denied" in told or (socket.exists() and not os.access(socket, os.W_OK)):
+    where = address()
+    socket = Path(urlsplit(where).path)
+    if urlsplit(where).scheme != "unix":
+        return f"no Docker engine answers at {where}: {brief(str(root_cause(error)))}"
+    if socket.exists() and not os.access(socket, os.W_OK):
         return (
             f"you may not use the Docker engine at {where} (permission denied): join its group, "
             "`sudo usermod -aG docker $USER`, and log in anew"
         )
-    if "unsupported" in told.lower() and address:
-        return f"DOCKER_HOST is {address}, which is no address of a Docker engine: it should read unix:///PATH"
-    why = "" if "FileNotFoundError" in told or not socket.exists() else f" ({brief(str(root_cause(error)))})"
+    why = f", though there is a socket ({brief(str(root_cause(error)))})" if socket.exists() else ""
     return f"no Docker engine answers at {where}{why}: {_INSTALL}"
 
 

@@ -29,7 +29,7 @@ from harness.interrupt import Interrupts
 from harness.report import run as run_folder
 from harness.report import summary, terminal
 from harness.report.text import times
-from harness.runtimes import Runtime
+from harness.runtimes import LINKS, Images, Runtime
 from harness.runtimes.local import Local
 from harness.scenario import Case, Declared, Result, Run, Soak
 from harness.steps import Schedule
@@ -41,6 +41,10 @@ _PLUGIN = ("-p", __name__)
 # A sweep has hundreds of cases; each takes a few hundredths of a second, and more on a machine that is busy.
 _SWEEP_TIMEOUTS = 5
 _SWEEP_BUDGET = "20s"
+_IMAGES = {
+    "toxiproxy": "the image of Toxiproxy",
+    "server": "that of servers whose targets name none; the default one is built where it is missing",
+}
 _BEFORE_A_SOAK = {
     "null": "first some messages without a fault, which must show nothing",
     "control": "then some with faults and without protection, which must show what faults can do",
@@ -76,6 +80,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--toxiproxy-url", default=None, metavar="URL", help="use this running Toxiproxy instead of one of our own"
     )
+    group.addoption(
+        "--runtime",
+        choices=["local", "docker"],
+        default="local",
+        help="where servers and Toxiproxy run: as processes of this machine, or in containers (default: local)",
+    )
+    for name, image in Images()._asdict().items():
+        group.addoption(
+            f"--image-{name}",
+            default=image,
+            metavar="IMAGE",
+            help=f"with --runtime docker, {_IMAGES[name]} (default: {image})",
+        )
     group.addoption(
         "--reports",
         type=_writable,
@@ -209,7 +226,36 @@ class Gate:
         self._interrupts = config.stash[_INTERRUPTS]
         self._runner = asyncio.Runner()
         self._toxiproxy: Toxiproxy | None = None
-        self._runtime: Runtime = Local(self.folder)
+        self._runtime = self._chosen_runtime()
+
+    def _chosen_runtime(self) -> Runtime:
+        """Where everything runs; of containers, the first process of a run sees that all is there."""
+        if self._config.getoption("--runtime") == "local":
+            for option, on in zip(self._target_options, self.targets, strict=True):
+                if not on.server.command:
+                    raise TargetError(f"the target {option} is an image and has no command: add --runtime docker")
+            return Local(self.folder)
+        if self._toxiproxy_url is not None:
+            raise HarnessError("--toxiproxy-url and --runtime docker: its Toxiproxy is a container; leave one out")
+        from harness import engine  # takes as long as all else together to import, and few runs need it
+        from harness.runtimes.containers import Containers
+
+        links = LINKS if self.soak is None else self.soak.senders + LINKS
+        containers = Containers(engine.connect(), self.folder.name, self._images, links)
+        if not _is_worker(self._config):
+            containers.require(self.targets)
+        return containers
+
+    @property
+    def _images(self) -> Images:
+        return Images(*(self._config.getoption(f"--image-{name}") for name in Images._fields))
+
+    def _options_of_runtime(self) -> list[str]:
+        """The options that say where everything runs."""
+        if self._runtime.name == "local":
+            return []
+        chosen = [(name, image) for name, image in self._images._asdict().items() if image != getattr(Images(), name)]
+        return ["--runtime", self._runtime.name, *(word for name, of in chosen for word in (f"--image-{name}", of))]
 
     # -- the plan ------------------------------------------------------------------------------------------------
 
@@ -217,6 +263,8 @@ class Gate:
         """Why a case asks nothing of what the user has chosen, or None when it does."""
         if case.scenario.target is not None and self.own_target:
             return f"it has a target of its own ({case.target.name}): leave out --target"
+        if case.scenario.partitions and self._runtime.name == "local":
+            return "it takes the server from its network, which only a container has: add --runtime docker"
         return scenario.not_offered(case)
 
     def plan(self, items: "list[ScenarioItem]") -> None:
@@ -258,6 +306,7 @@ class Gate:
             options += [word for client in self.clients for word in ("--client", client)]
         if self._toxiproxy_url is not None:
             options += ["--toxiproxy-url", self._toxiproxy_url]
+        options += self._options_of_runtime()
         targets = self._target_options if case.scenario.target is None else []
         own = [option for option, on in zip(self._target_options, self.targets, strict=True) if on is case.target]
         loaded = ["pytest", *(_PLUGIN if __name__ in self._config.invocation_params.args else ())]
@@ -297,6 +346,7 @@ class Gate:
             **{package: version(package) for package in packages},
             **(node.versions() if any(run.needs_node for item in items for run in scenario.runs(item.case)) else {}),
             "toxiproxy": self._toxiproxy_url or "2.12.0",
+            **self._runtime.environment(),
         }
 
     # -- the runs ------------------------------------------------------------------------------------------------
@@ -638,7 +688,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_INTERRUPTS].listen()
     try:
         config.stash[_GATE] = Gate(config, settings)
-    except TargetError as error:
+    except HarnessError as error:
         if of_controller is None:
             _report_refusal(settings, ", ".join(config.getoption("--target") or [_TARGET]), str(error))
         pytest.exit(str(error), returncode=summary.EXIT_STATUS["error"])

@@ -60,6 +60,11 @@ class Pool:
         port = self._free.pop(0)
         return Reservation(port, lambda: self._free.append(port))
 
+    @property
+    def has_room(self) -> bool:
+        """Whether nobody has one of them."""
+        return bool(self._free)
+
     def release(self) -> None:
         """Give all of them back."""
         for reservation in self._reserved:

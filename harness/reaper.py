@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 from typing import IO, Literal
 
-Kind = Literal["group", "directory", "url"]
-"""A process group id to SIGKILL, a directory to remove, a URL to send DELETE to."""
+Kind = Literal["group", "directory", "url", "engine"]
+"""A process group id to SIGKILL, a directory to remove, a URL to send DELETE to, or the address of a Docker engine and,
+behind a space, a label of the containers and networks to remove from it."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -94,6 +95,33 @@ def die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _clear_engine(address: str, label: str) -> None:
+    """Remove the containers and the networks with a label, and look again: one can have been under way."""
+    import http.client  # slow to import, and rarely needed
+    import socket
+    import time
+    import urllib.parse
+
+    parts = urllib.parse.urlsplit(address)
+
+    def ask(method: str, path: str) -> bytes:
+        connection = http.client.HTTPConnection(parts.hostname or "localhost", parts.port, timeout=30)
+        if parts.scheme == "unix":
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(30)
+            connection.sock.connect(parts.path)
+        connection.request(method, path, headers={"Host": "localhost"})
+        return connection.getresponse().read()
+
+    only = urllib.parse.quote(json.dumps({"label": [label]}))
+    for _ in range(2):
+        for container in json.loads(ask("GET", f"/containers/json?all=1&filters={only}")):
+            ask("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+        for network in json.loads(ask("GET", f"/networks?filters={only}")):
+            ask("DELETE", f"/networks/{network['Id']}")
+        time.sleep(1)  # what was asked for when its process died, the engine may still be making
+
+
 def _main() -> None:
     held: dict[tuple[str, str], None] = {}
     for line in sys.stdin:
@@ -103,13 +131,15 @@ def _main() -> None:
         else:
             held.pop((kind, name), None)
     # Processes first: they may still write into the directories.
-    for kind, name in sorted(held, key=lambda thing: thing[0] != "group"):
+    for kind, name in sorted(held, key=lambda thing: ["group", "engine", "url", "directory"].index(thing[0])):
         with contextlib.suppress(OSError):
             if kind == "group":
                 os.killpg(int(name), signal.SIGKILL)
             elif kind == "directory":
                 Path(name).chmod(0o700)  # a fault may have taken the permission
                 shutil.rmtree(Path(name), ignore_errors=True)
+            elif kind == "engine":
+                _clear_engine(*name.split(" ", 1))
             else:
                 import urllib.request  # slow to import, and rarely needed
 

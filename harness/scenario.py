@@ -114,6 +114,7 @@ class Scenario(msgspec.Struct, frozen=True):
     guarantee: h.Guarantee | None = None
     linux: bool = False
     traces: bool = False
+    partitions: bool = False
     server: str | None = None
     target: str | None = None
     clients: tuple[str, ...] = ()
@@ -139,6 +140,7 @@ def scenario(
     guarantee: h.Guarantee | None = None,
     linux: bool = False,
     traces: bool = False,
+    partitions: bool = False,
     server: str | None = None,
     clients: Sequence[str] = (),
     target: str | None = None,
@@ -162,6 +164,7 @@ def scenario(
         guarantee: what this policy can keep, where that is less than what the target claims.
         linux: it needs something that only Linux has.
         traces: it traces the server's system calls.
+        partitions: it takes the server from its network, which only a container has.
         server: the control server of runs whose senders ask for no acknowledgement, where the target has it.
         clients: those that it runs with, where it needs what others do not have; else the user chooses.
         target: the target that it runs on, by its path or name, where it is about that; else the user chooses.
@@ -197,6 +200,7 @@ def scenario(
             guarantee,
             linux,
             traces,
+            partitions,
             server,
             target,
             tuple(clients),

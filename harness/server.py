@@ -18,7 +18,7 @@ from harness.link import SenderLink, stored_unanswered
 from harness.process import Process
 from harness.runtimes import Address, Host, Wanted
 from harness.store import SQLiteStore
-from harness.target import Points, Target, put
+from harness.target import Points, Target, of_run, put
 
 
 class Server:
@@ -68,8 +68,7 @@ class Server:
         self._log_start = 0
 
     def _fill(self, text: str) -> str:
-        of_run = {"{port}": str(self._address.port), "{database}": str(self._database)}
-        return put(text, {**self._host.placeholders, **of_run})
+        return put(text, {**self._host.placeholders, **of_run(self._address.port, self._database)})
 
     # -- what faults are made of ---------------------------------------------------------------------------------
 
@@ -92,7 +91,10 @@ class Server:
     ) -> Process:
         self._log.touch()  # who is to read what the server prints may be sooner than the server
         self._log_start = self._log.stat().st_size
-        env = {key: self._fill(value) for key, value in {**self._target.server.env, **environment}.items()}
+        env = {
+            key: self._fill(value)
+            for key, value in {**self._target.server.env, **self._host.env, **environment}.items()
+        }
         wanted = Wanted([self._fill(text) for text in self._command], env, held=held, unprivileged=unprivileged)
         try:
             return await self._host.start(wanted, log=self._log, on_exit=self._exited)

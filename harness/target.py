@@ -27,13 +27,30 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Server(_Table, frozen=True, kw_only=True):
     """How to start the server and how to tell that it is ready."""
 
-    command: list[str]
+    command: list[str] = []
     cwd: str = "."
     ready: str = "tcp"
     env: dict[str, str] = {}
     fork: list[str] | None = None
     ready_timeout_seconds: float = 10
     stop_timeout_seconds: float = 5
+
+
+class Container(_Table, frozen=True, kw_only=True):
+    """An image that has the server; without a command in `server`, or in a control, its own command is run.
+
+    Attributes:
+        port: where it listens in its container, or None where it is told `{port}`.
+        environment: what it is given; `server.env` is for all runtimes.
+        pass_environment: variables of the harness's own that it is given, and whose values appear in no log.
+        volumes: by paths in the container, what is there: of this machine, read-only, or of the run (`{folder}`).
+    """
+
+    image: str
+    port: int | None = None
+    environment: dict[str, str] = {}
+    pass_environment: list[str] = []
+    volumes: dict[str, str] = {}
 
 
 class Protocol(_Table, frozen=True, kw_only=True):
@@ -88,7 +105,8 @@ class Target(_Table, frozen=True, kw_only=True):
 
     schema: Literal[1]
     name: str
-    server: Server
+    server: Server = msgspec.field(default_factory=Server)
+    container: Container | None = None
     protocol: Protocol
     store: Store
     claims: Claims = Claims()
@@ -119,18 +137,23 @@ class Target(_Table, frozen=True, kw_only=True):
 
 
 def fill(text: str, *, port: int, database: Path) -> str:
-    """Put a run's values in the place of `{python}`, `{node_modules}`, `{port}` and `{database}`; other braces stay."""
-    return put(text, {**of_machine(), "{port}": str(port), "{database}": str(database)})
+    """Put the values of this machine and of a run in the place of their placeholders; other braces stay."""
+    return put(text, {**of_machine(), **of_run(port, database)})
+
+
+def of_run(port: int, database: Path) -> dict[str, str]:
+    """The placeholders for what each run has of its own, with that: a port, a database, and the folder that has it."""
+    return {"{port}": str(port), "{database}": str(database), "{folder}": str(database.parent)}
 
 
 def of_machine() -> dict[str, str]:
     """The placeholders that have the same value in every run, with that."""
-    return {"{python}": sys.executable, "{node_modules}": str(node.modules_folder())}
+    return {"{python}": sys.executable, "{node_modules}": str(node.modules_folder()), "{host}": "127.0.0.1"}
 
 
 def is_of_run(text: str) -> bool:
     """Whether a text has placeholders for what each run has of its own."""
-    return "{port}" in text or "{database}" in text
+    return any(placeholder in text for placeholder in of_run(0, Path()))
 
 
 def put(text: str, values: Mapping[str, str]) -> str:
@@ -181,6 +204,7 @@ def _find(path_or_name: str) -> Path:
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "server": Server,
+    "container": Container,
     "protocol": Protocol,
     "store": Store,
     "claims": Claims,
@@ -246,13 +270,16 @@ def _choices(key: str) -> str:
 def _problems(target: Target) -> Iterator[str]:
     """What is wrong although every key has the right type."""
     server, protocol, claims = target.server, target.protocol, target.claims
+    if not server.command and target.container is None:
+        yield "missing key `server.command`: the program that is the server, or else an image of it in [container]"
+        return
     commands = {"server.command": server.command}
     for name, command in msgspec.structs.asdict(target.controls).items():
         if command is not None:
             commands[f"controls.{name}"] = command
     fork = {"server.fork": server.fork} if server.fork is not None else {}
     for key, command in {**commands, **fork, "client.command": target.client.command}.items():
-        if not command or not command[0]:
+        if (command and not command[0]) or (not command and key != "server.command"):
             yield f"key `{key}`: expected a program and its arguments, got {command}"
     for key, seconds in {
         "server.ready_timeout_seconds": server.ready_timeout_seconds,
@@ -272,16 +299,20 @@ def _problems(target: Target) -> Iterator[str]:
         yield f"key `protocol.event`: {protocol.event!r} is not the name of an event that a client can emit"
     if not protocol.namespace.startswith("/"):
         yield f"key `protocol.namespace`: expected a name that starts with `/`, got {protocol.namespace!r}"
-    needs = {"{port}": "listen on a port of its own", "{database}": "write to a store of its own"}
+    yield from _container_problems(target.container)
+    of_image = {**target.container.environment, **target.container.volumes} if target.container is not None else {}
+    fixed_port = target.container is not None and target.container.port is not None
+    needs: dict[tuple[str, ...], str] = {("{port}",): "listen on a port of its own"} if not fixed_port else {}
+    needs |= {("{database}", "{folder}"): "write to a store of its own"}
     for key, command in commands.items():
-        texts = [*command, *server.env.values(), target.store.location]
-        for placeholder, need in needs.items():
-            if not any(placeholder in text for text in texts):
+        texts = [*command, *server.env.values(), *of_image.values(), target.store.location]
+        for placeholders, need in needs.items():
+            if not any(placeholder in text for text in texts for placeholder in placeholders):
                 yield (
-                    f"`{placeholder}` is used nowhere: put it in {key}, server.env or store.location, so that "
+                    f"`{placeholders[0]}` is used nowhere: put it in {key}, server.env or store.location, so that "
                     f"each run can {need} and nothing of yours is shared or deleted"
                 )
-    if "{database}" not in target.store.location:
+    if not any(placeholder in target.store.location for placeholder in ("{database}", "{folder}")):
         yield (
             f"key `store.location`: expected a path with `{{database}}`, got {target.store.location!r}: "
             "the store is read and locked, and must be the run's own"
@@ -293,6 +324,18 @@ def _problems(target: Target) -> Iterator[str]:
             f"key `claims.replay`: expected true, since claims.receivers is {claims.receivers!r}: "
             "a receiver whose link was cut can have every message only by replay"
         )
+
+
+def _container_problems(container: Container | None) -> Iterator[str]:
+    if container is None:
+        return
+    if not container.image:
+        yield "key `container.image`: expected the name of an image, got ''"
+    if container.port is not None and not 0 < container.port < 2**16:
+        yield f"key `container.port`: expected a port, got {container.port}"
+    for inside in container.volumes:
+        if not inside.startswith("/"):
+            yield f"key `container.volumes`: expected a path from the root of the container, got {inside!r}"
 
 
 def _ready_problems(ready: str) -> Iterator[str]:

@@ -7,11 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from harness.process import Process
 from harness.target import Target
 from harness.toxiproxy import Toxiproxy
+
+TOXIPROXY = "ghcr.io/shopify/toxiproxy:2.12.0"
+"""The official image of the release that the harness knows the ways of."""
+
+SERVER = "midemit-server:1"
+"""The image in which the commands of targets run that name no image; built from the Dockerfile beside the reference."""
+
+LINKS = 32
+"""So many links can be open at once unless a run needs more: each is a published port, which takes the engine 50 ms."""
+
+
+class Images(NamedTuple):
+    """The images of Toxiproxy, and of commands of targets that name none."""
+
+    toxiproxy: str = TOXIPROXY
+    server: str = SERVER
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,10 @@ class Host(Protocol):
     @property
     def placeholders(self) -> Mapping[str, str]:
         """What stands for programs in commands: `{python}` and `{node_modules}`."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """What the target's servers are given in their environment here, with its placeholders."""
 
     async def address(self) -> Address:
         """An address that no other server has.
@@ -96,6 +116,9 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """What the user calls it."""
+
+    def environment(self) -> dict[str, str]:
+        """What a report says of it, as names and versions; nothing of this machine."""
 
     async def toxiproxy(self, log: Path) -> Toxiproxy:
         """Start a Toxiproxy of our own.

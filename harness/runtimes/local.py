@@ -34,6 +34,10 @@ class Local:
     def __init__(self, folder: Path) -> None:
         self._forks = Forks(folder)
 
+    def environment(self) -> dict[str, str]:
+        """What runs here needs no words."""
+        return {}
+
     async def toxiproxy(self, log: Path) -> Toxiproxy:
         """A process of the server that is found on this machine, or installed."""
         return await Toxiproxy.start(await asyncio.to_thread(locate), log)
@@ -41,6 +45,8 @@ class Local:
     async def host(self, target: Target, directory: Path) -> "LocalHost":
         """Its servers are processes of this machine, forks where it offers that; they may write wherever we may."""
         del directory
+        if not target.server.command:
+            raise TargetError(f"the target {target.name} is an image, and has no command here: add --runtime docker")
         return LocalHost(target, self._forks.of(target))
 
     async def close(self) -> None:
@@ -56,9 +62,10 @@ class LocalHost:
         forks: what starts them, where the target offers that.
     """
 
-    placeholders: Mapping[str, str] = of_machine()
+    env: Mapping[str, str] = {}
 
     def __init__(self, target: Target, forks: ForkServer | None = None) -> None:
+        self.placeholders: Mapping[str, str] = of_machine()
         self._target = target
         self._forks = forks
 

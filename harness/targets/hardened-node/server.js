@@ -41,7 +41,7 @@ async function main() {
   const chat = new Chat(storage, delivery, points, { acknowledges: !options['without-acknowledgement'] });
   io.on('connection', (socket) => chat.connect(socket));
   const stop = stopSignal();
-  await listen(http, options.port);
+  await listen(http, options);
   await stop;
   http.close();
   await atMost(FINISH_WRITES_MS, chat.finish());
@@ -76,10 +76,10 @@ function stopSignal() {
   return Promise.race(['SIGTERM', 'SIGINT'].map((signal) => once(process, signal)));
 }
 
-async function listen(http, port) {
-  http.listen(port, '127.0.0.1');
+async function listen(http, { host, port }) {
+  http.listen(port, host);
   await once(http, 'listening').catch((error) => fail(error.message));
-  console.log(`listening on http://127.0.0.1:${http.address().port}`);
+  console.log(`listening on http://${host}:${http.address().port}`);
 }
 
 // No Socket.IO disconnect and no Engine.IO close: after those some clients do not come back, and this may be a restart.

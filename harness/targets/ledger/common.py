@@ -84,6 +84,7 @@ class Chat:
     def serve(self, handler: Handler) -> None:
         """Run with `handler` for the event `chat message`."""
         parser = argparse.ArgumentParser()
+        parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, required=True)
         parser.add_argument("--database", required=True)
         arguments = parser.parse_args()
@@ -94,7 +95,7 @@ class Chat:
         self.sio.attach(application)
         application.cleanup_ctx.append(self._close)
         web.run_app(
-            application, host="127.0.0.1", port=arguments.port, print=None, access_log=None, shutdown_timeout=0.1
+            application, host=arguments.host, port=arguments.port, print=None, access_log=None, shutdown_timeout=0.1
         )
 
     async def run(

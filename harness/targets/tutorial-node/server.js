@@ -70,8 +70,8 @@ async function main() {
     }
   });
 
-  http.listen(options.port, '127.0.0.1', () => {
-    console.log(`listening on http://127.0.0.1:${http.address().port}`);
+  http.listen(options.port, options.host, () => {
+    console.log(`listening on http://${options.host}:${http.address().port}`);
   });
 }
 

@@ -29,6 +29,7 @@ function readSwitches(switches) {
 function readOptions(switches) {
   const flags = switches.map((name) => [name, { type: 'boolean', default: false }]);
   const values = parse({
+    host: { type: 'string', default: '127.0.0.1' },
     port: { type: 'string' },
     database: { type: 'string' },
     'unit-ms': { type: 'string', default: '1000' },
@@ -39,6 +40,7 @@ function readOptions(switches) {
   const bytes = values['max-http-buffer-size'];
   return {
     ...values,
+    host: values.host,
     port: number('--port', values.port, 0, 65535),
     'unit-ms': number('--unit-ms', values['unit-ms'], 1, 1e6),
     'max-http-buffer-size': bytes === undefined ? undefined : number('--max-http-buffer-size', bytes, 1, 1e9),

@@ -12,6 +12,7 @@ import socketio
 from aiohttp import web
 
 parser = argparse.ArgumentParser()
+parser.add_argument("--host", default="127.0.0.1")
 parser.add_argument("--port", type=int, default=3000)
 parser.add_argument("--database", default="chat.db")
 parser.add_argument("--ping-interval", type=float, metavar="SECONDS")
@@ -51,4 +52,4 @@ async def chat_message(sid: str, content: str, client_offset: str) -> None:
 
 
 if __name__ == "__main__":
-    web.run_app(app, host="127.0.0.1", port=options.port, print=None)
+    web.run_app(app, host=options.host, port=options.port, print=None)

@@ -111,6 +111,7 @@ class Chat:
 def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--database", required=True)
     arguments = parser.parse_args()
@@ -121,7 +122,9 @@ def main() -> None:
     application = web.Application()
     sio.attach(application)
     application.cleanup_ctx.append(chat.run)
-    web.run_app(application, host="127.0.0.1", port=arguments.port, print=None, access_log=None, shutdown_timeout=0.1)
+    web.run_app(
+        application, host=arguments.host, port=arguments.port, print=None, access_log=None, shutdown_timeout=0.1
+    )
 
 
 if __name__ == "__main__":

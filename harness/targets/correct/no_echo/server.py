@@ -48,6 +48,7 @@ def store(database: sqlite3.Connection, content: str, client_offset: str) -> int
 def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--database", required=True)
     arguments = parser.parse_args()
@@ -73,7 +74,7 @@ def main() -> None:
     sio.attach(application)
     with contextlib.closing(open_database(arguments.database)) as database:
         web.run_app(
-            application, host="127.0.0.1", port=arguments.port, print=None, access_log=None, shutdown_timeout=0.1
+            application, host=arguments.host, port=arguments.port, print=None, access_log=None, shutdown_timeout=0.1
         )
 
 

@@ -1,0 +1,671 @@
+"""Servers and Toxiproxy as containers of the Docker engine of this machine.
+
+One Toxiproxy container serves a process of the harness, with the ports of its links published on 127.0.0.1. The servers
+of that process run in a second one's network, the pod's, one after the other, as containers run in a pod of Kubernetes:
+so a port whose server is dead refuses at once, as on a machine, and a server that starts needs no network of its own.
+The two are on a network of their own; a partition takes the pod from it.
+
+Each container of a server sees the run's own directory, where the store is, at the same path as the harness does. The
+command of a target that names no image runs in the image of the harness, with the harness's own code, Node packages and
+the target's folder at the same paths, read-only.
+"""
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import os
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker.errors
+import docker.types
+import requests
+from docker import DockerClient
+
+import harness
+from harness import engine, node, reaper, waiting
+from harness.engine import called
+from harness.errors import HarnessError, brief
+from harness.ports import Pool
+from harness.process import Process, all_stand, all_wait, last_lines
+from harness.runtimes import LINKS, SERVER, Address, Images, Wanted, server_image
+from harness.target import Target, of_machine
+from harness.toxiproxy import LOOPBACK, Launched, PortTaken, Toxiproxy, size_bytes
+
+T = TypeVar("T")
+
+# A server has one, and another one when it moves.
+_SERVER_PORTS = 4
+# A container that was killed is gone within milliseconds; a busy engine takes longer to say so.
+_END_TIMEOUT_SECONDS = 30.0
+_START_TIMEOUT_SECONDS = 10.0
+_PROC = Path("/proc")
+# Within a network of its own; what is published is on 127.0.0.1.
+_ANY = "0.0.0.0"  # noqa: S104
+# Docker's own way to say that a signal ended a command.
+_SIGNALLED = 128
+_LISTENS = "0A"
+# Stops itself, and then becomes what its arguments say; it can, as the engine's init is the container's first process.
+_HELD = ("sh", "-c", 'kill -STOP $$; exec "$@"', "sh")
+# Permission bits do not bind root; without these two privileges they do.
+_PRIVILEGES = ("DAC_OVERRIDE", "DAC_READ_SEARCH")
+# What a pod runs stands by, on a port that no server wants.
+_POD_PORT = 65_535
+
+
+_PACKAGE = Path(harness.__file__).resolve().parent
+
+
+class Container:
+    """A command in a container: a `Process`. It is removed when it was killed.
+
+    Args:
+        started: it was started.
+        init: the engine's own process in it, whose only child is the command; 0 when it has ended.
+        log: takes its output.
+        on_exit: called in the event loop with its exit status.
+        secrets: what is not to be in its log.
+    """
+
+    def __init__(
+        self,
+        started: Any,
+        init: int,
+        *,
+        log: Path,
+        on_exit: Callable[[int], None] = lambda _: None,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        self.log = log
+        self._container = started
+        self._on_exit = on_exit
+        self._secrets = [secret.encode() for secret in secrets if secret]
+        self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._init = init
+        self._pid = next(_descendants(init), 0)
+        self._paused = False
+        loop = asyncio.get_running_loop()
+        log.touch()  # who reads it may be sooner than the thread
+        # Threads of their own, as each blocks for the container's life.
+        self._logging = threading.Thread(target=self._copy_log, name=f"log-{started.name}", daemon=True)
+        self._logging.start()
+        threading.Thread(target=self._reap, args=(loop,), name=f"wait-{started.name}", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The command's process, as this machine calls it."""
+        return self._pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status, negative for a signal, or None while it runs."""
+        return self._exited.result() if self._exited.done() else None
+
+    def pids(self) -> list[int]:
+        """What has been started in it and runs, but for its init."""
+        return list(_descendants(self._init))
+
+    async def wait(self) -> int:
+        """Wait until it has ended.
+
+        Raises:
+            HarnessError: the engine does not tell any more.
+        """
+        return await asyncio.shield(self._exited)
+
+    async def pause(self) -> None:
+        """Freeze it (the kernel's freezer, which nothing in it notices)."""
+        await self._do("pause a container", self._container.pause)
+        self._paused = True
+
+    def resume(self) -> None:
+        """Thaw it; or, of one that was started held, SIGCONT."""
+        if self.exit_status is not None:
+            return
+        with contextlib.suppress(docker.errors.NotFound):
+            if self._paused:
+                called("resume a container", self._container.unpause)
+                self._paused = False
+            else:
+                called("let a container go on", functools.partial(self._container.kill, "SIGCONT"))
+
+    async def stopped(self) -> None:
+        """Wait until it stands that was started held."""
+        await waiting.until(
+            lambda: bool(found := self.pids()) and all_stand(found),
+            awaited=f"the container {self._container.name} to stand still",
+            timeout_seconds=_START_TIMEOUT_SECONDS,
+            interval_seconds=0.001,
+        )
+
+    async def idle(self) -> None:
+        """Wait until all of its threads wait for something to happen."""
+        await waiting.until(
+            lambda: all_wait(self.pids),
+            awaited=f"the container {self._container.name} to have nothing to do",
+            timeout_seconds=_START_TIMEOUT_SECONDS,
+            interval_seconds=0.001,
+        )
+
+    async def kill(self) -> int:
+        """SIGKILL all of it, wait until it has ended and is removed; its exit status.
+
+        Raises:
+            HarnessError: the engine does not do it.
+        """
+        if self.exit_status is None:
+            await self._signal("SIGKILL")
+        status = await waiting.within(
+            self.wait(),
+            awaited=f"the container {self._container.name} to end",
+            timeout_seconds=_END_TIMEOUT_SECONDS,
+        )
+        await asyncio.to_thread(self._logging.join, _END_TIMEOUT_SECONDS)
+        with contextlib.suppress(docker.errors.NotFound):
+            await self._do("remove a container", functools.partial(self._container.remove, force=True, v=True))
+        return status
+
+    async def stop(self, timeout_seconds: float) -> bool:
+        """Its signal to stop (SIGTERM, if the image says nothing else); SIGKILL at the deadline."""
+        if self.exit_status is None:
+            await self._signal(self._container.attrs["Config"].get("StopSignal") or "SIGTERM")
+        try:
+            await waiting.within(self.wait(), awaited="the container to stop", timeout_seconds=timeout_seconds)
+        except waiting.WaitTimeout:
+            in_time = False
+        else:
+            in_time = True
+        await self.kill()
+        return in_time
+
+    def last_log_lines(self, count: int = 15) -> str:
+        """The end of what it printed."""
+        if self.exit_status is not None:
+            self._logging.join(_START_TIMEOUT_SECONDS)
+        return last_lines(self.log, count)
+
+    async def _signal(self, signal: str) -> None:
+        try:
+            await self._do("signal a container", functools.partial(self._container.kill, signal))
+        except HarnessError as error:
+            if "is not running" not in str(error):
+                raise
+        except docker.errors.NotFound:
+            pass
+
+    async def _do(self, doing: str, call: Callable[[], T]) -> T:
+        return await asyncio.to_thread(called, f"{doing} ({self._container.name})", call)
+
+    def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            told = called("wait for a container", functools.partial(self._container.wait, timeout=None))
+            status = told["StatusCode"]
+            settle = functools.partial(self._settle, _SIGNALLED - status if status > _SIGNALLED else status)
+        except (HarnessError, docker.errors.NotFound) as error:
+            settle = functools.partial(self._lose, HarnessError(str(error)))
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle)
+
+    def _settle(self, status: int) -> None:
+        if not self._exited.done():
+            self._exited.set_result(status)
+            self._on_exit(status)
+
+    def _lose(self, error: HarnessError) -> None:
+        """The engine is gone, or somebody else has removed it: nobody knows what becomes of it, and it is no crash."""
+        if not self._exited.done():
+            self._exited.set_exception(error)
+            self._exited.exception()  # who asks is told; that nobody asks is nothing to complain of
+
+    def _copy_log(self) -> None:
+        with contextlib.suppress(docker.errors.DockerException, requests.RequestException, OSError):
+            printed = self._container.logs(stream=True, follow=True)
+            with self.log.open("ab", buffering=0) as log:
+                for part in printed if not self._secrets else _lines(printed):
+                    for secret in self._secrets:
+                        part = part.replace(secret, b"***")
+                    log.write(part)
+
+
+def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The same in whole lines, so that nothing is hidden by being in two parts."""
+    unread = b""
+    for part in parts:
+        *lines, unread = (unread + part).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if unread:
+        yield unread
+
+
+class Containers:
+    """The Docker engine of this machine.
+
+    Args:
+        client: of the engine.
+        run: what the run is called.
+        images: of Toxiproxy, and of commands.
+        links: how many can be open at once.
+    """
+
+    name = "docker"
+
+    def __init__(self, client: DockerClient, run: str, images: Images, links: int = LINKS) -> None:
+        self._client = client
+        self._labels = {engine.OWNER: engine.owner(), engine.RUN: run}
+        self._name = f"midemit-{secrets.token_hex(4)}"
+        self.images = images
+        self._links = links
+        self._numbers = iter(range(1, 2**31))
+        self._network: _Network | None = None
+        self._pods: list[Pod] = []
+        self._held = f"{engine.address()} {engine.OWNER}={self._labels[engine.OWNER]}"
+
+    # -- what is there -------------------------------------------------------------------------------------------
+
+    def require(self, targets: Sequence[Target]) -> None:
+        """Have everything there before anything starts: images for this machine, and nothing of runs that are gone.
+
+        Raises:
+            HarnessError: an image is missing and cannot be pulled or built, or is for another machine.
+        """
+        engine.clean(self._client)
+        self._require_image(self.images.toxiproxy, "--image-toxiproxy")
+        if any(target.container is None for target in targets):
+            self._require_image(self.images.server, "--image-server")
+        for target in targets:
+            for name in target.container.pass_environment if target.container is not None else []:
+                if name not in os.environ:
+                    raise HarnessError(
+                        f"{target.path}: key `container.pass_environment`: {name} is not set in your environment"
+                    )
+        for image in {target.container.image for target in targets if target.container is not None}:
+            self._require_image(image, "container.image")
+
+    def _require_image(self, name: str, given_by: str) -> None:
+        try:
+            image = called(f"look for the image {name}", lambda: self._client.images.get(name))
+        except docker.errors.ImageNotFound:
+            image = self._obtained(name, given_by)
+        built_for = image.attrs["Architecture"]
+        here = called("say what it is", self._client.version)["Arch"]
+        if built_for != here:
+            raise HarnessError(
+                f"the image {name} is for {built_for}, and this machine is {here}: build it, or pull it with "
+                f"`docker pull --platform linux/{here} {name}`, or name another one ({given_by})"
+            )
+
+    def _obtained(self, name: str, given_by: str) -> Any:
+        if name == SERVER:
+            return server_image.build(self._client, name)
+        try:
+            return called(f"pull the image {name}", lambda: self._client.images.pull(name))
+        except (HarnessError, docker.errors.NotFound) as error:
+            raise HarnessError(
+                f"there is no image {name} on this machine, and it cannot be pulled ({brief(str(error))}): check its "
+                f"name ({given_by}), `docker login` to its registry if that is yours, or build it"
+            ) from error
+
+    def command_of(self, image: str) -> tuple[list[str], list[str]]:
+        """The entry point and the command of an image."""
+        config = called("look at an image", lambda: self._client.images.get(image)).attrs["Config"]
+        return config.get("Entrypoint") or [], config.get("Cmd") or []
+
+    def environment(self) -> dict[str, str]:
+        """The engine and the images."""
+        version = called("say what it is", self._client.version)["Version"]
+        return {"docker": version, **{f"image of {name}": image for name, image in self.images._asdict().items()}}
+
+    # -- Toxiproxy -----------------------------------------------------------------------------------------------
+
+    async def toxiproxy(self, log: Path) -> Toxiproxy:
+        """A container of the official image, which listens on as many published ports as there can be links."""
+        network = await self._on_network()
+        links = await asyncio.to_thread(Pool, self._links)
+
+        async def launch(port: int) -> Launched:
+            before = size_bytes(log)
+            container = await self.launched(
+                self.images.toxiproxy,
+                ["-host", _ANY, "-port", str(port)],
+                log=log,
+                environment={"LOG_LEVEL": "debug"},  # it logs the requests that it answers
+                ports={f"{each}/tcp": (LOOPBACK, each) for each in (port, *links.ports)},
+                network=network.name,
+                networking_config=network.at(network.toxiproxy),
+            )
+            return Launched(container, before, network.toxiproxy)
+
+        try:
+            return await Toxiproxy.launched(launch, self.images.toxiproxy, links.reserve)
+        except BaseException:
+            links.release()
+            raise
+
+    # -- servers -------------------------------------------------------------------------------------------------
+
+    async def host(self, target: Target, directory: Path) -> "ContainerHost":
+        """Its servers run in a pod of this process, and may write in that directory."""
+        if os.geteuid() == 0:
+            await asyncio.to_thread(directory.chmod, 0o777)  # an image can have a user of its own
+        return ContainerHost(self, target, directory)
+
+    async def pod(self, port: int | None) -> "Pod":
+        """A pod where a server can listen: on that port, or on one that it is told."""
+        for pod in self._pods:
+            if pod.port == port and pod.has_room:
+                return pod
+        network = await self._on_network()
+        pool = await asyncio.to_thread(Pool, 1 if port is not None else _SERVER_PORTS)
+        ip = network.next_address()
+        inside = [port] if port is not None else pool.ports
+        container = await self.launched(
+            self.images.toxiproxy,  # any command that stands by: this image is there
+            ["-host", LOOPBACK, "-port", str(_POD_PORT)],
+            log=Path(os.devnull),
+            ports={f"{own}/tcp": (LOOPBACK, out) for own, out in zip(inside, pool.ports, strict=True)},
+            network=network.name,
+            networking_config=network.at(ip),
+        )
+        self._pods.append(Pod(container, network, ip, pool, port))
+        return self._pods[-1]
+
+    async def launched(
+        self,
+        image: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        on_exit: Callable[[int], None] = lambda _: None,
+        secrets: Sequence[str] = (),
+        **options: Any,
+    ) -> Container:
+        """Create a container with our labels, and start it.
+
+        Raises:
+            PortTaken: somebody has one of its ports.
+            HarnessError: the engine does not do it; the text says why.
+        """
+        name = f"{self._name}-{next(self._numbers)}"
+        create = functools.partial(
+            self._client.containers.create, image, list(command), name=name, init=True, labels=self._labels, **options
+        )
+        reaper.hold("engine", self._held)
+        try:
+            container = await asyncio.to_thread(called, f"create a container of {image}", create)
+        except docker.errors.NotFound as error:
+            raise HarnessError(f"there is no image {image}: {brief(str(error))}") from error
+        try:
+            await asyncio.to_thread(called, f"start a container of {image}", container.start)
+            await asyncio.to_thread(called, "look at a container", container.reload)
+            init = container.attrs["State"]["Pid"]
+            await waiting.until(
+                lambda: any(_descendants(init)) or not (_PROC / str(init)).exists() or not init,
+                awaited=f"a container of {image} to begin",
+                timeout_seconds=_START_TIMEOUT_SECONDS,
+                interval_seconds=0.001,
+            )
+        except (HarnessError, waiting.WaitTimeout, docker.errors.NotFound) as error:
+            with contextlib.suppress(HarnessError, docker.errors.NotFound):
+                await asyncio.to_thread(called, "remove a container", functools.partial(container.remove, force=True))
+            if "port is already allocated" in str(error) or "address already in use" in str(error):
+                raise PortTaken(str(error)) from error
+            raise HarnessError(str(error)) from error
+        return Container(container, init, log=log, on_exit=on_exit, secrets=secrets)
+
+    # -- the network ---------------------------------------------------------------------------------------------
+
+    async def _on_network(self) -> "_Network":
+        if self._network is None:
+            reaper.hold("engine", self._held)
+            self._network = await asyncio.to_thread(_Network.create, self._client, self._name, self._labels)
+        return self._network
+
+    async def close(self) -> None:
+        """Remove every container and the network."""
+        try:
+            for pod in self._pods:
+                await pod.close()
+            if self._network is not None:
+                await asyncio.to_thread(self._network.remove)
+            reaper.release("engine", self._held)
+        finally:
+            self._client.close()
+
+
+class _Network:
+    """A network of its own, with addresses that we choose, so that one that leaves it can come back to its own."""
+
+    def __init__(self, network: Any, subnet: ipaddress.IPv4Network) -> None:
+        self.name: str = network.name
+        self._network = network
+        self._addresses = (str(host) for host in list(subnet.hosts())[1:])  # the first is the gateway's
+        self.toxiproxy = self.next_address()
+
+    def next_address(self) -> str:
+        """One that nobody has."""
+        return next(self._addresses)
+
+    @classmethod
+    def create(cls, client: DockerClient, name: str, labels: Mapping[str, str]) -> "_Network":
+        """Create it with a subnet that the engine finds free: only where that was asked for can one ask for addresses.
+
+        Raises:
+            HarnessError: the engine has none.
+        """
+        create = functools.partial(client.networks.create, name, labels=dict(labels))
+        for _ in range(_SUBNET_TRIES):
+            found = called("create a network", create)
+            called("look at a network", found.reload)
+            subnet = ipaddress.IPv4Network(found.attrs["IPAM"]["Config"][0]["Subnet"])
+            called("remove a network", found.remove)
+            small = ipaddress.IPv4Network((subnet.network_address, max(24, subnet.prefixlen)))
+            pool = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=str(small))])
+            try:
+                return cls(called("create a network", functools.partial(create, ipam=pool)), small)
+            except HarnessError as error:  # somebody else was sooner
+                if "overlaps" not in str(error):
+                    raise
+        raise HarnessError(f"no subnet is free for a Docker network in {_SUBNET_TRIES} tries: `docker network prune`")
+
+    def at(self, address: str) -> dict[str, Any]:
+        """What has a container created there."""
+        return {self.name: docker.types.EndpointConfig("1.41", ipv4_address=address)}
+
+    def connect(self, container: Any, address: str) -> None:
+        """Have a container there."""
+        called("connect a container to its network", lambda: self._network.connect(container, ipv4_address=address))
+
+    def disconnect(self, container: Any) -> None:
+        """Take a container from it, at once."""
+        called("take a container from its network", lambda: self._network.disconnect(container, force=True))
+
+    def remove(self) -> None:
+        """Remove it."""
+        with contextlib.suppress(docker.errors.NotFound):
+            called("remove a network", self._network.remove)
+
+
+_SUBNET_TRIES = 10
+
+
+class Pod:
+    """A container whose network the servers of a process have, one after the other."""
+
+    def __init__(self, container: Container, network: _Network, ip: str, pool: Pool, port: int | None) -> None:
+        self.container = container
+        self.network = network
+        self.ip = ip
+        self.port = port
+        self._pool = pool
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another server can listen here."""
+        return self._pool.has_room
+
+    @property
+    def mode(self) -> str:
+        """The network mode of a container that shares its network."""
+        return f"container:{self.container._container.id}"
+
+    def address(self) -> Address:
+        """Where no other server listens."""
+        published = self._pool.reserve()
+        port = published.port if self.port is None else self.port
+        return Address(port, published.port, self.ip, published.release)
+
+    async def close(self) -> None:
+        """Remove it."""
+        await self.container.kill()
+        self._pool.release()
+
+
+class ContainerHost:
+    """Where the servers of one run are containers.
+
+    Args:
+        runtime: what starts them.
+        target: what they are.
+        directory: of the run.
+    """
+
+    forks = False
+
+    def __init__(self, runtime: Containers, target: Target, directory: Path) -> None:
+        self._runtime = runtime
+        self._target = target
+        self._directory = directory
+        self._addressed: Pod | None = None
+        self.placeholders: Mapping[str, str] = {**of_machine(), "{python}": "python3", "{host}": _ANY}
+        self.env: Mapping[str, str] = target.container.environment if target.container is not None else {}
+
+    @contextlib.contextmanager
+    def from_nothing(self) -> Iterator[None]:
+        """Each start is one of the command anyway."""
+        yield
+
+    async def address(self) -> Address:
+        """A port of a pod, where the server is from now on."""
+        own = self._target.container
+        self._addressed = await self._runtime.pod(own.port if own is not None else None)
+        return self._addressed.address()
+
+    @property
+    def _pod(self) -> Pod:
+        assert self._addressed is not None
+        return self._addressed
+
+    async def require_free(self, address: Address) -> None:
+        """Nobody else is in the pod."""
+
+    async def start(self, wanted: Wanted, *, log: Path, on_exit: Callable[[int], None]) -> Process:
+        """A container of the target's image, or of the harness's with the target's command."""
+        held = _HELD if wanted.held else ()
+        options: dict[str, Any] = {} if os.geteuid() == 0 else {"user": f"{os.geteuid()}:{os.getegid()}"}
+        mounts = [_mount(self._directory, self._directory, writable=True)]
+        environment, hidden = dict(wanted.env), {}
+        if (own := self._target.container) is None:
+            image, command = self._runtime.images.server, []
+            options |= {"entrypoint": [*held, *wanted.command], "working_dir": str(self._target.folder)}
+            environment["PYTHONPATH"] = str(_PACKAGE.parent)
+            places = {_PACKAGE, self._target.folder, *([node.modules_folder()] if self._target.needs_node else [])}
+            mounts += [_mount(place, place) for place in sorted(places) if not _is_within(place, places - {place})]
+        else:
+            image, command = own.image, list(wanted.command)
+            if held:
+                entrypoint, of_image = self._runtime.command_of(image)
+                options["entrypoint"], command = [*held, *entrypoint], command or of_image
+            hidden = {name: os.environ[name] for name in own.pass_environment if name in os.environ}
+            mounts += [self._volume(Path(inside), place) for inside, place in own.volumes.items()]
+        return await self._runtime.launched(
+            image,
+            command,
+            log=log,
+            on_exit=on_exit,
+            secrets=tuple(hidden.values()),
+            environment={**environment, **hidden},
+            mounts=mounts,
+            network_mode=self._pod.mode,
+            cap_drop=list(_PRIVILEGES) if wanted.unprivileged else None,
+            **options,
+        )
+
+    def _volume(self, inside: Path, place: str) -> Any:
+        of_run = place.replace("{folder}", str(self._directory))
+        return _mount((self._target.folder / of_run).resolve(), inside, writable=of_run != place)
+
+    async def accepts(self, address: Address, process: Process) -> bool:
+        """Whether somebody listens on the port in the pod.
+
+        A connection would not tell: the engine accepts it before anybody listens.
+        """
+        del process
+        return _listens(self._pod.container.pid, address.port)
+
+    @contextlib.asynccontextmanager
+    async def taken(self, address: Address) -> AsyncIterator[None]:
+        """Another container of the pod listens there."""
+        other = await self._runtime.launched(
+            self._runtime.images.toxiproxy,
+            ["-host", _ANY, "-port", str(address.port)],
+            log=Path(os.devnull),
+            network_mode=self._pod.mode,
+        )
+        try:
+            await waiting.until(
+                lambda: _listens(other.pid, address.port),
+                awaited=f"the port {address.port} to be taken",
+                timeout_seconds=_START_TIMEOUT_SECONDS,
+            )
+            yield
+        finally:
+            await other.kill()
+
+    @contextlib.asynccontextmanager
+    async def partitioned(self) -> AsyncIterator[None]:
+        """The pod is taken from its network, and comes back with the address that it had."""
+        pod, container = self._pod, self._pod.container._container
+        await asyncio.to_thread(pod.network.disconnect, container)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(pod.network.connect, container, pod.ip)
+
+
+def _is_within(place: Path, others: set[Path]) -> bool:
+    return any(place.is_relative_to(other) for other in others)
+
+
+def _mount(here: Path, inside: Path, *, writable: bool = False) -> Any:
+    return docker.types.Mount(str(inside), str(here), type="bind", read_only=not writable)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """What a process has started, and what that has, in the order of starting; not every kernel lists children."""
+    if not pid:
+        return
+    children: dict[int, list[int]] = {}
+    for name in sorted((entry.name for entry in os.scandir(_PROC) if entry.name.isdecimal()), key=int):
+        with contextlib.suppress(OSError, IndexError):  # it has just ended
+            told = (_PROC / name / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if told[0] not in "ZX":
+                children.setdefault(int(told[1]), []).append(int(name))
+    found = children.get(pid, [])
+    while found:
+        yield from found
+        found = [child for parent in found for child in children.get(parent, [])]
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether anybody listens on a port in the network of a process."""
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (_PROC / f"{pid}/net/{name}").read_text().splitlines()[1:]:
+                local, state = line.split()[1], line.split()[3]
+                if state == _LISTENS and int(local.rpartition(":")[2], 16) == port:
+                    return True
+    return False
