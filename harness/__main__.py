@@ -1,4 +1,4 @@
-"""`python -m harness`: `setup`, `clean`, `recheck` and `render` saved runs, `soak`, `ledger`, `conformance`, `export`."""
+"""`python -m harness`: `setup`, `clean`, `recheck`, `render`, `soak`, `ledger`, `conformance` and `export`."""
 
 import argparse
 import asyncio

@@ -7,7 +7,7 @@ from harness.system import System
 @scenario(
     family="partition",
     controls=["new-offset"],
-    variants={"short": {"ack_timeouts": 1.5}, "long": {"ack_timeouts": 3.5}},
+    variants={"short": {"ack_timeouts": 1.5}, "long": {"ack_timeouts": 2.5}},
     partitions=True,
 )
 async def test_message_sent_to_a_server_without_a_network_is_stored_once(system: System, ack_timeouts: float) -> None:

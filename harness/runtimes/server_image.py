@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import harness
 from harness.errors import HarnessError, brief
 
 DOCKERFILE = Path(harness.__file__).parent / "targets" / "reference" / "Dockerfile"
-_PACKAGES = ("aiohttp", "msgspec", "python-engineio", "python-socketio")
 
 
 def build(client: DockerClient, name: str) -> Any:
@@ -37,8 +35,6 @@ def build(client: DockerClient, name: str) -> Any:
 def context(folder: Path) -> None:
     """Put what it is built from into a folder."""
     shutil.copyfile(DOCKERFILE, folder / "Dockerfile")
-    pinned = "".join(f"{package}=={version(package)}\n" for package in _PACKAGES)
-    (folder / "requirements.txt").write_text(pinned)
     shutil.copytree(Path(harness.__file__).parent, folder / "harness", ignore=shutil.ignore_patterns("__pycache__"))
 
 
