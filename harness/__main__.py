@@ -1,11 +1,21 @@
-"""`python -m harness`: `setup`, `clean`, `recheck`, `render`, `soak`, `ledger`, `conformance` and `export`."""
+"""`python -m harness`: `doctor`, `setup`, `clean`, `recheck`, `render`, `soak`, `ledger`, `conformance`, `export`."""
+
+import io
+import sys
+
+from harness import doctor
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:] == ["doctor"]:
+        sys.exit(doctor.run())  # it says which of the packages below are not there
 
 import argparse
 import asyncio
 import contextlib
 import functools
-import io
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m harness", description="What there is beside `pytest scenarios`.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    sub = commands.add_parser("doctor", help=doctor.WHAT, description=doctor.WHAT)
+    sub.set_defaults(act=lambda _: doctor.run())
     what = "get what scenarios need into the cache: Toxiproxy, and the Node packages where there is Node"
     commands.add_parser("setup", help=what, description=what).set_defaults(act=lambda _: setup())
     what = "remove the containers and networks of runs that were killed, and nothing that is not the harness's own"
@@ -248,7 +260,4 @@ def _differences(saved: RunFolder, judged: Result) -> list[str]:
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

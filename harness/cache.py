@@ -18,10 +18,17 @@ class InstallError(HarnessError):
 
 
 def default_folder() -> Path:
-    """`midemit` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """`midemit` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+        InstallError: there is no home folder.
+    """
     # The XDG specification: a relative path is to be ignored.
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (configured if configured.is_absolute() else Path.home() / ".cache") / "midemit"
+    try:
+        return (configured if configured.is_absolute() else Path.home() / ".cache") / "midemit"
+    except RuntimeError:
+        raise InstallError("there is no home folder to keep the cache in: set HOME, or XDG_CACHE_HOME") from None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Finding the Toxiproxy server on this machine, or installing it."""
+"""Finding the Toxiproxy server on this machine, or installing it, or telling beforehand which of both it will be."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,7 @@ import re
 import shutil
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -28,7 +28,9 @@ RELEASE = "2.12.0"
 OFFICIAL = f"https://github.com/Shopify/toxiproxy/releases/download/v{RELEASE}"
 """Where the official archives of that release are."""
 
-_GO_PACKAGE = f"github.com/Shopify/toxiproxy/v2/cmd/server@v{RELEASE}"
+_GO_MODULE = "github.com/Shopify/toxiproxy/v2"
+_GO_PACKAGE = f"{_GO_MODULE}/cmd/server@v{RELEASE}"
+_OLDEST_GO = (1, 23)
 _ARCHIVE_SHA256 = {
     "linux_amd64": "65e042d3fc2290c099527bc506446a6fd863a09f113b8944b636ece70221c2b3",
     "linux_arm64": "ab417dafc77ae8b54ec8461cc5da5180d0465a61dcbda86c72da72ee4ab843b7",
@@ -42,6 +44,7 @@ _CONNECT_TIMEOUT_SECONDS = 4.0
 _SILENCE_TIMEOUT_SECONDS = 15.0
 _DOWNLOAD_TIMEOUT_SECONDS = 180.0
 _GO_TIMEOUT_SECONDS = 600.0
+_GO_ANSWER_TIMEOUT_SECONDS = 20.0
 _DOWNLOAD_CHUNK_BYTES = 4096
 # The archive has about 8 MB: whatever is much longer is something else, and must not fill the memory.
 _ARCHIVE_LIMIT_BYTES = 100_000_000
@@ -71,11 +74,10 @@ def locate(cache: Path | None = None, release_url: str = OFFICIAL) -> Binary:
     Raises:
         ToxiproxyError: there is none and none can be installed; the text lists what was tried and how to fix it.
     """
-    home = (cache or default_folder()).absolute() / f"toxiproxy-{RELEASE}"
-    installed = home / "toxiproxy-server"
+    installed = _place(cache)
+    home = installed.parent
     search = _Search()
-    found = search.attempt("PATH", _on_path) or search.attempt("cache", lambda: _examined(installed, "cache"))
-    if found:
+    if found := search.find(installed):
         return found
     with contextlib.ExitStack() as until_installed:
         if search.attempt("cache", lambda: until_installed.enter_context(alone_in(home))):
@@ -88,6 +90,37 @@ def locate(cache: Path | None = None, release_url: str = OFFICIAL) -> Binary:
     if found:
         return found
     raise ToxiproxyError(search.report(installed))
+
+
+def foresee(cache: Path | None = None, release_url: str = OFFICIAL) -> Binary:
+    """Tell what `locate` would return, and install nothing.
+
+    Where there is no server yet, it is only asked whether the release archive, or the module for `go install`, can be
+    had: they may still turn out to be damaged. The path is then the place where the server will be. Blocks, for up to
+    half a minute where the network is silent.
+
+    Args:
+        cache: as for `locate`.
+        release_url: as for `locate`.
+
+    Raises:
+        ToxiproxyError: there is none and none could be installed; the text is that of `locate`.
+    """
+    installed = _place(cache)
+    search = _Search()
+    found = search.find(installed)
+    if found is None and search.attempt("cache", lambda: _writable(installed.parent)) is not None:
+        found = search.attempt("release archive", lambda: _offered(installed, release_url)) or search.attempt(
+            "go install", lambda: _buildable(installed)
+        )
+    if found:
+        return found
+    raise ToxiproxyError(search.report(installed))
+
+
+def _place(cache: Path | None) -> Path:
+    """Where the server is in the cache, or will be."""
+    return (cache or default_folder()).absolute() / f"toxiproxy-{RELEASE}" / "toxiproxy-server"
 
 
 class _Search:
@@ -104,6 +137,9 @@ class _Search:
         except OSError as error:
             self._failures[step] = f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")
         return None
+
+    def find(self, installed: Path) -> Binary | None:
+        return self.attempt("PATH", _on_path) or self.attempt("cache", lambda: _examined(installed, "cache"))
 
     def report(self, installed: Path) -> str:
         tried = "\n".join(f"  {step}: {reason}" for step, reason in self._failures.items())
@@ -141,12 +177,33 @@ def _examined(path: Path, source: str) -> Binary:
     return Binary(path, source, version)
 
 
-def _from_release(home: Path, installed: Path, release_url: str) -> Binary:
-    machine = f"{platform.system()} {platform.machine()}"
+def _writable(home: Path) -> Path:
+    there = next(path for path in (home, *home.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ToxiproxyError(f"{home} cannot be written: {there} is not a folder that is open to you")
+    return there
+
+
+def _archive(release_url: str) -> tuple[str, str]:
+    """The address of this machine's archive, and its kind of machine."""
     kind = f"{platform.system().lower()}_{_ARCHITECTURES.get(platform.machine().lower())}"
     if kind not in _ARCHIVE_SHA256:
-        raise ToxiproxyError(f"there is none for {machine}")
-    url = f"{release_url}/toxiproxy_{RELEASE}_{kind}.tar.gz"
+        raise ToxiproxyError(f"there is none for {platform.system()} {platform.machine()}")
+    return f"{release_url}/toxiproxy_{RELEASE}_{kind}.tar.gz", kind
+
+
+def _offered(installed: Path, release_url: str) -> Binary:
+    """Ask for the archive, and read none of it."""
+    url, _ = _archive(release_url)
+    try:
+        with _requested(url):
+            return Binary(installed, "release archive", RELEASE)
+    except requests.RequestException as error:
+        raise ToxiproxyError(f"{url} cannot be downloaded: {root_cause(error)}") from error
+
+
+def _from_release(home: Path, installed: Path, release_url: str) -> Binary:
+    url, kind = _archive(release_url)
     archive = _downloaded(url)
     digest = hashlib.sha256(archive).hexdigest()
     if digest != _ARCHIVE_SHA256[kind]:
@@ -159,13 +216,19 @@ def _from_release(home: Path, installed: Path, release_url: str) -> Binary:
         return _moved(program, installed, "release archive")
 
 
+@contextlib.contextmanager
+def _requested(url: str) -> Iterator[requests.Response]:
+    with requests.get(url, stream=True, timeout=(_CONNECT_TIMEOUT_SECONDS, _SILENCE_TIMEOUT_SECONDS)) as response:
+        if response.status_code != HTTPStatus.OK:
+            raise ToxiproxyError(f"{url} answers HTTP {response.status_code} {response.reason}")
+        yield response
+
+
 def _downloaded(url: str) -> bytes:
     deadline = time.monotonic() + _DOWNLOAD_TIMEOUT_SECONDS
     body = bytearray()
     try:
-        with requests.get(url, stream=True, timeout=(_CONNECT_TIMEOUT_SECONDS, _SILENCE_TIMEOUT_SECONDS)) as response:
-            if response.status_code != HTTPStatus.OK:
-                raise ToxiproxyError(f"{url} answers HTTP {response.status_code} {response.reason}")
+        with _requested(url) as response:
             for chunk in response.iter_content(_DOWNLOAD_CHUNK_BYTES):
                 body += chunk
                 if time.monotonic() > deadline:
@@ -191,10 +254,32 @@ def _member(archive: bytes, url: str) -> bytes:
         raise ToxiproxyError(f"no `toxiproxy-server` in {url}: {error}") from error
 
 
-def _from_go(home: Path, installed: Path) -> Binary:
+def _go() -> str:
     go = shutil.which("go")
     if go is None:
         raise ToxiproxyError("no `go` on PATH")
+    return go
+
+
+def _buildable(installed: Path) -> Binary:
+    """Ask Go for its version and for the module, whose source is not fetched."""
+    go = _go()
+    _, printed = run([go, "version"], timeout_seconds=_VERSION_TIMEOUT_SECONDS)
+    version = re.search(r"go(\d+)\.(\d+)", printed)
+    if version is None or (int(version[1]), int(version[2])) < _OLDEST_GO:
+        raise ToxiproxyError(
+            f"it takes Go {_OLDEST_GO[0]}.{_OLDEST_GO[1]} or newer, and `{go} version` printed {brief(printed)}"
+        )
+    command = [go, "list", "-m", f"{_GO_MODULE}@v{RELEASE}"]
+    # Not in a folder of the user's, whose own module would have a say.
+    status, printed = run(command, cwd=Path("/"), timeout_seconds=_GO_ANSWER_TIMEOUT_SECONDS)
+    if status != 0:
+        raise ToxiproxyError(f"`{' '.join(command)}` {ending(status)} and printed {brief(printed)}")
+    return Binary(installed, "go install", "git")
+
+
+def _from_go(home: Path, installed: Path) -> Binary:
+    go = _go()
     with workplace(home) as place:
         # Go refuses GOBIN when it builds for another platform, and this program is to run here.
         env = {name: value for name, value in os.environ.items() if name not in {"GOOS", "GOARCH"}}

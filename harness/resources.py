@@ -21,11 +21,16 @@ def require(folder: Path) -> None:
     Raises:
         HarnessError: one of them is short; the text says what helps.
     """
-    _require_descriptors()
-    _require_room(folder)
+    require_descriptors()
+    require_room(folder)
 
 
-def _require_descriptors() -> None:
+def require_descriptors() -> None:
+    """Make sure that enough files can be opened.
+
+    Raises:
+        HarnessError: they cannot; the text says what helps.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < _DESCRIPTORS:
         raise HarnessError(
@@ -40,7 +45,12 @@ def _require_descriptors() -> None:
                 raise HarnessError(f"no file descriptors are left: {reason(error)}") from error
 
 
-def _require_room(folder: Path) -> None:
+def require_room(folder: Path) -> None:
+    """Make sure that there is room on the disk of `folder`.
+
+    Raises:
+        HarnessError: there is not; the text says what helps.
+    """
     disk = os.statvfs(folder)
     free_bytes = disk.f_bavail * disk.f_frsize
     # Some file systems do not say how big they are.

@@ -1,4 +1,4 @@
-"""Toxiproxy is found on this machine, or installed."""
+"""Toxiproxy is found on this machine, or installed, and which of both it will be can be told beforehand."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,7 @@ import pytest
 
 from harness import install, process, waiting
 from harness.errors import ToxiproxyError
-from harness.install import Binary, locate
+from harness.install import Binary, foresee, locate
 from tests.standins import (
     GENUINE,
     NOWHERE,
@@ -407,3 +407,77 @@ def test_an_installation_that_is_killed_leaves_no_process_and_no_directory(machi
 
 def _await_end_of_group(group: int) -> None:
     asyncio.run(waiting.until(lambda: not process._alive(group), awaited="all processes to end", timeout_seconds=5))
+
+
+# --- telling beforehand -------------------------------------------------------------------------------------------
+
+
+def test_what_is_here_is_foreseen_as_it_is_found(machine: _Machine) -> None:
+    """First PATH and then the cache, as `locate` has it."""
+    executable(machine.installed, GENUINE)
+    assert foresee(machine.cache, NOWHERE) == locate(machine.cache, NOWHERE)
+    machine.put_on_path("toxiproxy-server", GENUINE)
+    assert foresee(machine.cache, NOWHERE) == locate(machine.cache, NOWHERE)
+    assert foresee(machine.cache, NOWHERE).source == "PATH"
+
+
+def test_an_archive_that_is_offered_is_foreseen_and_not_installed(machine: _Machine) -> None:
+    """Where it will be is told, and nothing is there."""
+    with serving(200, GOOD) as url:
+        assert foresee(machine.cache, url) == Binary(machine.installed, "release archive", "2.12.0")
+    assert not machine.cache.exists()
+
+
+_GO = """#!/bin/sh
+echo "$@ in $PWD" >> {log}
+test "$1" = version && echo go version go{version} linux/amd64
+exit {status}
+"""
+
+
+def test_a_module_that_go_can_have_is_foreseen_and_not_built(machine: _Machine) -> None:
+    """Go is asked for it outside of any module of the user's."""
+    log = machine.path / "go.log"
+    machine.put_on_path("go", _GO.format(log=log, version="1.23.4", status=0))
+
+    assert foresee(machine.cache, NOWHERE) == Binary(machine.installed, "go install", "git")
+    assert log.read_text().splitlines()[1:] == ["list -m github.com/Shopify/toxiproxy/v2@v2.12.0 in /"]
+    assert not machine.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "reason"),
+    [
+        ("1.19.8", 0, "it takes Go 1.23 or newer, and"),
+        ("1.9", 0, "it takes Go 1.23 or newer, and"),
+        ("?", 0, "it takes Go 1.23 or newer, and"),
+        ("1.26.0", 1, "toxiproxy/v2@v2.12.0` exited with status 1 and printed nothing"),
+    ],
+)
+def test_where_nothing_could_be_installed_the_reasons_are_told(
+    machine: _Machine, version: str, status: int, reason: str
+) -> None:
+    """The archive is not offered, and Go is too old or cannot have the module: the error of `locate`."""
+    machine.put_on_path("go", _GO.format(log="/dev/null", version=version, status=status))
+    with serving(404, b"not found") as url, pytest.raises(ToxiproxyError) as caught:
+        foresee(machine.cache, url)
+
+    text = str(caught.value)
+    assert "there is no Toxiproxy 2.12.0 on this machine and it cannot be installed" in text
+    assert f"release archive: {url}/{ARCHIVE_NAME} answers HTTP 404" in text
+    assert reason in text
+    assert not machine.cache.exists()
+
+
+def test_a_silent_network_is_given_up(machine: _Machine) -> None:
+    """Each way has its deadline."""
+    machine.monkeypatch.setattr(install, "_SILENCE_TIMEOUT_SECONDS", 0.3)
+    with silent_server() as url, pytest.raises(ToxiproxyError, match="cannot be downloaded: timed out"):
+        foresee(machine.cache, url)
+
+
+def test_a_cache_in_an_impossible_place_is_foreseen(machine: _Machine) -> None:
+    """What could be downloaded can be kept nowhere."""
+    machine.cache.write_text("a file")
+    with serving(200, GOOD) as url, pytest.raises(ToxiproxyError, match=f"{machine.cache} is not a folder that is"):
+        foresee(machine.cache, url)

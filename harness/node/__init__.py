@@ -32,16 +32,21 @@ def _printed_version() -> str:
 def lack() -> str | None:
     """What keeps this machine from running Node programs, and what helps; None when nothing does."""
     helps = f"install Node {OLDEST} or newer (https://nodejs.org, `apt install nodejs npm`, `brew install node`)"
+    return None if (problem := obstacle()) is None else f"{problem}: {helps}"
+
+
+def obstacle() -> str | None:
+    """What keeps this machine from running Node programs, without what helps; None when nothing does."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
-            return f"there is no `{program}` on PATH: {helps}"
+            return f"there is no `{program}` on PATH"
     try:
         printed = _printed_version()
     except (InstallError, OSError) as error:
-        return f"`node --version` failed ({error}): {helps}"
+        return f"`node --version` failed ({error})"
     found = re.match(r"v(\d+)\.", printed)
     if found is None or int(found[1]) < OLDEST:
-        return f"`node --version` says {brief(printed)}: {helps}"
+        return f"`node --version` says {brief(printed)}"
     return None
 
 
