@@ -663,8 +663,13 @@ class SenderLink(Link):
         if obeys:
             return
         await self.close()
+        closed = len(self.sender.connect_failures)
         await waiting.until(
-            lambda: any(map(_is_refusal, self.sender.connect_failures[failures:])),
+            # What a container publishes is accepted, and then ended. But of two tries the second began after the first.
+            lambda: (
+                any(map(_is_refusal, self.sender.connect_failures[failures:]))
+                or len(self.sender.connect_failures) > closed + 1
+            ),
             awaited=f"{self.name} to be refused",
             timeout_seconds=self._patience_seconds,
         )
