@@ -178,7 +178,7 @@ class CallFaults:
         """A tracer of the server."""
         group = self._server.group()
         if self._tracers is None or not self._tracers.is_running:
-            self._tracers = await Tracers.started(store=self._store.path, log=self._log)
+            self._tracers = await Tracers.started(store=self._server.path(self._store.path), log=self._log)
         async with self._tracers.attached(group) as tracer:
             yield tracer
 

@@ -11,6 +11,7 @@ from harness.clients.author import Author, Message, SeenConnection
 from harness.clients.driver import DriverReceiver
 from harness.clients.receiver import Receiver
 from harness.fault import Acts, NotSeen, fault
+from harness.runtimes import Address
 from harness.store import SQLiteStore
 from harness.toxiproxy import Proxy, Toxic
 
@@ -52,9 +53,9 @@ class Link:
         """Let new connections pass, freely or with these toxics; those that are open are closed (FIN)."""
         await self._proxy.renew(toxics)
 
-    async def lead_to(self, port: int) -> None:
-        """Lead to another port from now on; connections that are open are closed (FIN)."""
-        await self._proxy.renew(upstream_port=port)
+    async def lead_to(self, address: Address) -> None:
+        """Lead to another address from now on; connections that are open are closed (FIN)."""
+        await self._proxy.renew(upstream_port=address.port, upstream_host=address.host)
 
     async def delete(self) -> None:
         """Remove it from Toxiproxy."""

@@ -61,7 +61,7 @@ class Server:
         self._recorder = recorder
         self._store = store
         self._moves = moves
-        self._command = target.command(control)
+        self._command = target.command(control) if control is not None else host.command
         self._patience_seconds = patience_seconds
         self._process: Process | None = None
         self._end_expected = False
@@ -211,6 +211,10 @@ class Server:
     def pids(self) -> list[int]:
         """The processes of its group; none where there is no /proc."""
         return self._process.pids() if self._process is not None else []
+
+    def path(self, here: Path) -> Path:
+        """What it calls a file of this machine."""
+        return self._host.path(here)
 
     def group(self) -> int:
         """The id of its process group.

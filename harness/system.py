@@ -236,7 +236,7 @@ class System:
         """Lead every link to another address, where the server will listen."""
         self._address = await self._new_address()
         for link in self._links:
-            await link.lead_to(self._address.port)
+            await link.lead_to(self._address)
         if self._shaken is not None and self._acting:
             await self._shaken.close()
         return self._address

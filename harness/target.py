@@ -37,9 +37,10 @@ class Server(_Table, frozen=True, kw_only=True):
 
 
 class Container(_Table, frozen=True, kw_only=True):
-    """An image that has the server; without a command in `server`, or in a control, its own command is run.
+    """An image that has the server, for containers; commands of controls are run in it, too.
 
     Attributes:
+        command: in the place of the image's own.
         port: where it listens in its container, or None where it is told `{port}`.
         environment: what it is given; `server.env` is for all runtimes.
         pass_environment: variables of the harness's own that it is given, and whose values appear in no log.
@@ -47,6 +48,7 @@ class Container(_Table, frozen=True, kw_only=True):
     """
 
     image: str
+    command: list[str] = []
     port: int | None = None
     environment: dict[str, str] = {}
     pass_environment: list[str] = []
@@ -273,13 +275,15 @@ def _problems(target: Target) -> Iterator[str]:
     if not server.command and target.container is None:
         yield "missing key `server.command`: the program that is the server, or else an image of it in [container]"
         return
-    commands = {"server.command": server.command}
+    commands = {"server.command": server.command} if server.command else {}
+    if target.container is not None:
+        commands["container.command"] = target.container.command
     for name, command in msgspec.structs.asdict(target.controls).items():
         if command is not None:
             commands[f"controls.{name}"] = command
     fork = {"server.fork": server.fork} if server.fork is not None else {}
     for key, command in {**commands, **fork, "client.command": target.client.command}.items():
-        if (command and not command[0]) or (not command and key != "server.command"):
+        if (command and not command[0]) or (not command and key != "container.command"):
             yield f"key `{key}`: expected a program and its arguments, got {command}"
     for key, seconds in {
         "server.ready_timeout_seconds": server.ready_timeout_seconds,

@@ -578,7 +578,6 @@ class Proxy:
         self.name = name
         self.port = port
         self._server = server
-        self._upstream_host = upstream_host
         self._undo = undo
         self._thread = _one_thread(name, undo)
         self._asked: dict[str, Any] = {
@@ -663,7 +662,9 @@ class Proxy:
         _require_name("toxic", name)
         await self._change(f"remove the toxic {name!r}", lambda: self._remove_toxic(name))
 
-    async def renew(self, toxics: Sequence[Toxic] = (), *, upstream_port: int | None = None) -> None:
+    async def renew(
+        self, toxics: Sequence[Toxic] = (), *, upstream_port: int | None = None, upstream_host: str = LOOPBACK
+    ) -> None:
         """Put a new one in its place: connections are closed, toxics gone, and the same port accepts again.
 
         Removing a toxic that holds data for an end that is gone blocks Toxiproxy 2.12 for 5 s, also when the proxy is
@@ -672,6 +673,7 @@ class Proxy:
         Args:
             toxics: what the new one has from its first connection on.
             upstream_port: where it leads from now on, if elsewhere.
+            upstream_host: where that port is.
 
         Raises:
             HarnessError: Toxiproxy knows no such toxic, would misunderstand it, or crash.
@@ -680,7 +682,8 @@ class Proxy:
         wanted = [_toxic(*toxic) for toxic in toxics]
         if upstream_port is not None:
             _require_port(self.name, upstream_port)
-        await self._change("renew it", lambda: self._renew(wanted, upstream_port))
+        upstream = f"{upstream_host}:{upstream_port}" if upstream_port is not None else None
+        await self._change("renew it", lambda: self._renew(wanted, upstream))
 
     async def delete(self) -> None:
         """Close its connections, remove it from the server and give its port back; once done, nothing happens.
@@ -737,11 +740,11 @@ class Proxy:
             raise ToxiproxyError(str(error)) from error
         self._compare(made)
 
-    def _renew(self, toxics: list[dict[str, Any]], upstream_port: int | None) -> None:
+    def _renew(self, toxics: list[dict[str, Any]], upstream: str | None) -> None:
         self._destroy()
         self._toxics.clear()
-        if upstream_port is not None:
-            self._asked["upstream"] = f"{self._upstream_host}:{upstream_port}"
+        if upstream is not None:
+            self._asked["upstream"] = upstream
         self._asked["enabled"] = not toxics  # none passes before they are there
         self._create()
         for toxic in toxics:

@@ -311,5 +311,5 @@ def lack() -> str | None:
 
 
 def _command(store: Path | None) -> list[str]:
-    path = str(store.resolve()) if store is not None else ""
+    path = str(store) if store is not None else ""
     return [sys.executable, "-I", "-S", "-c", _PROGRAM, path, str(Path(__file__).parent.parent)]

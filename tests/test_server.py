@@ -669,7 +669,7 @@ async def test_moved_server_is_found_on_its_new_port(transport: str, tmp_path: P
 
             async def move() -> Address:
                 for each in here.links:
-                    await each.lead_to(port)
+                    await each.lead_to(address(port))
                 return address(port)
 
             running.moves = move

@@ -69,8 +69,15 @@ class Host(Protocol):
         """What stands for programs in commands: `{python}` and `{node_modules}`."""
 
     @property
+    def command(self) -> Sequence[str]:
+        """What starts the target's server here, with its placeholders; empty where that is its image's to know."""
+
+    @property
     def env(self) -> Mapping[str, str]:
         """What the target's servers are given in their environment here, with its placeholders."""
+
+    def path(self, here: Path) -> Path:
+        """What its servers call a file of this machine, in the run's directory."""
 
     async def address(self) -> Address:
         """An address that no other server has.

@@ -541,12 +541,25 @@ class ContainerHost:
         self._directory = directory
         self._addressed: Pod | None = None
         self.placeholders: Mapping[str, str] = {**of_machine(), "{python}": "python3", "{host}": _ANY}
-        self.env: Mapping[str, str] = target.container.environment if target.container is not None else {}
+        own = target.container
+        self.command: Sequence[str] = own.command if own is not None else target.server.command
+        self.env: Mapping[str, str] = own.environment if own is not None else {}
 
     @contextlib.contextmanager
     def from_nothing(self) -> Iterator[None]:
         """Each start is one of the command anyway."""
         yield
+
+    def path(self, here: Path) -> Path:
+        """In a volume, where that is in the container; else the same."""
+        volumes = self._target.container.volumes if self._target.container is not None else {}
+        for inside, place in volumes.items():
+            if "{folder}" in place and here.is_relative_to(there := self._here(place)):
+                return Path(inside) / here.relative_to(there)
+        return here
+
+    def _here(self, place: str) -> Path:
+        return (self._target.folder / place.replace("{folder}", str(self._directory))).resolve()
 
     async def address(self) -> Address:
         """A port of a pod, where the server is from now on."""
@@ -595,8 +608,7 @@ class ContainerHost:
         )
 
     def _volume(self, inside: Path, place: str) -> Any:
-        of_run = place.replace("{folder}", str(self._directory))
-        return _mount((self._target.folder / of_run).resolve(), inside, writable=of_run != place)
+        return _mount(self._here(place), inside, writable="{folder}" in place)
 
     async def accepts(self, address: Address, process: Process) -> bool:
         """Whether somebody listens on the port in the pod.

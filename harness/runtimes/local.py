@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import ports, waiting
@@ -66,6 +66,7 @@ class LocalHost:
 
     def __init__(self, target: Target, forks: ForkServer | None = None) -> None:
         self.placeholders: Mapping[str, str] = of_machine()
+        self.command: Sequence[str] = target.server.command
         self._target = target
         self._forks = forks
 
@@ -82,6 +83,10 @@ class LocalHost:
             yield
         finally:
             self._forks = forks
+
+    def path(self, here: Path) -> Path:
+        """The same."""
+        return here.resolve()
 
     async def address(self) -> Address:
         """A port of 127.0.0.1 that no other run has."""
