@@ -58,7 +58,7 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 bench: $(READY)
-	$(VENV)/bin/python benchmarks/bench.py
+	$(VENV)/bin/python benchmarks/bench.py $(IMAGES)
 
 # The virtual environment, with the versions of requirements.lock; made again when they or the project's metadata change.
 $(READY): requirements.lock pyproject.toml harness/node/package-lock.json

@@ -6,6 +6,7 @@
 * A case of the wire sweep against the bare floor, a plain script that emits, is cut, connects again and emits; and how
   many cases a second the whole sweep of one message does; two workers against two copies of that script.
 * Kills at a system call a second.
+* In containers against without: a run of one message, a wire case, and the time from a kill to a server that is ready.
 * Messages a second stored exactly once without a fault, by one and by 50 senders through Toxiproxy: the reference
   server and the hardened Node server in turn, and each with and without the recording of the history.
 """
@@ -32,9 +33,11 @@ import aiohttp
 import msgspec
 import socketio
 
-from harness import checker, node, ports, scenario, system, target, trace, waiting
+from harness import checker, engine, node, ports, scenario, system, target, trace, waiting
 from harness import history as h
 from harness.install import locate
+from harness.runtimes import Images, Runtime
+from harness.runtimes.containers import Containers
 from harness.runtimes.local import Local
 from harness.sweeps import syscalls, wire
 from harness.toxiproxy import Toxiproxy
@@ -47,6 +50,8 @@ _WIRE_ROUNDS = 5
 _WIRE_CASES = 60
 _CORES_ROUNDS = 5
 _CALL_ROUNDS = 3
+_CONTAINER_ROUNDS = 3
+_CONTAINER_STARTS = 5
 # How many, and how many messages each sends in a slice; slices for each server with and without recording.
 _SENDERS = ((1, 60), (50, 3))
 _SLICES = 30
@@ -54,12 +59,16 @@ _SLICES = 30
 
 def main() -> None:
     """Print every measure, a line each."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, image in Images()._asdict().items():
+        parser.add_argument(f"--image-{name}", dest=name, default=image, metavar="IMAGE")
+    images = Images(**vars(parser.parse_args()))
     _judge()
     asyncio.run(_whole_run())
     asyncio.run(_wire())
     _both_cores()
     asyncio.run(_system_calls())
+    asyncio.run(_containers(images))
     asyncio.run(_throughput())
 
 
@@ -223,13 +232,15 @@ async def _rate(ours: bool) -> float:
             await toxiproxy.stop()
 
 
-async def _swept(described: target.Target, toxiproxy: Toxiproxy, place: Path, lanes: int) -> float:
+async def _swept(
+    described: target.Target, toxiproxy: Toxiproxy, place: Path, lanes: int, runtime: Runtime | None = None
+) -> float:
     """How many cases a second the sweep upstream does, on so many links."""
 
     async def schedule(running: system.System) -> None:
         await wire.every_byte(running, "upstream", lanes)
 
-    return await _cases_a_second(schedule, described, toxiproxy, place)
+    return await _cases_a_second(schedule, described, toxiproxy, place, runtime)
 
 
 async def _system_calls() -> None:
@@ -251,20 +262,89 @@ async def _system_calls() -> None:
             await toxiproxy.stop()
 
 
+async def _containers(images: Images) -> None:
+    """Each measure in turn without and with containers, every start of a server one of its command."""
+    if (lack := engine.lack()) is not None:
+        print(f"containers: left out, {lack}")
+        return
+    described = _from_nothing(target.load("reference"))
+    found: dict[str, list[tuple[float, ...]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(_CONTAINER_ROUNDS):
+            for kind in ("local", "docker"):
+                place = Path(name) / f"{number}-{kind}"
+                place.mkdir()
+                runtime: Runtime = Local(place)
+                if kind == "docker":
+                    runtime = containers = Containers(engine.connect(), "bench", images)
+                    containers.require([described])
+                toxiproxy = await runtime.toxiproxy(place / "toxiproxy.log")
+                try:
+                    found.setdefault(kind, []).append(await _in(runtime, described, toxiproxy, place))
+                finally:
+                    await toxiproxy.stop()
+                    await runtime.close()
+    local, docker = ([statistics.median(column) for column in zip(*found[kind], strict=True)] for kind in found)
+    for what, here, there in zip(
+        ("a run of one message", "a wire case", "from a kill to ready"), local, docker, strict=True
+    ):
+        print(f"{what}: {there * 1000:.0f} ms in containers, {here * 1000:.0f} ms without, ratio {there / here:.2f}")
+
+
+async def _in(
+    runtime: Runtime, described: target.Target, toxiproxy: Toxiproxy, place: Path
+) -> tuple[float, float, float]:
+    """The seconds of a run of one message, of a wire case, and from a kill to ready."""
+    seconds = {}
+
+    async def schedule(running: system.System) -> None:
+        await (await running.sender("alice")).send("hello")
+        starts = []
+        for _ in range(_CONTAINER_STARTS):
+            await running.server.kill()
+            began = time.perf_counter()
+            await running.server.start()
+            starts.append(time.perf_counter() - began)
+        seconds["start"] = statistics.median(starts)
+
+    async def one(running: system.System) -> None:
+        await (await running.sender("alice")).send("hello")
+
+    async def performed(schedule: Callable[[system.System], Awaitable[None]], name: str) -> float:
+        folder = place / name
+        folder.mkdir()
+        case = next(scenario.cases(scenario.Scenario(schedule, "bench", (), {"": {}}), ["python"], [described]))
+        run = scenario.Run("null", None, "persistent", None, {}, "python", described)
+        began = time.perf_counter()
+        await system.perform(case, run, toxiproxy, runtime, folder, seed=0)
+        return time.perf_counter() - began
+
+    await performed(one, "first")  # what a process of the harness has once, a pod say
+    whole = await performed(one, "one")
+    await performed(schedule, "starts")
+    (place / "wire").mkdir()
+    wire_rate = await _swept(described, toxiproxy, place / "wire", lanes=1, runtime=runtime)
+    return whole, 1 / wire_rate, seconds["start"]
+
+
 async def _every_kill(running: system.System) -> None:
     await syscalls.every_call(running, "kill")
 
 
 async def _cases_a_second(
-    schedule: Callable[[system.System], Awaitable[None]], described: target.Target, toxiproxy: Toxiproxy, place: Path
+    schedule: Callable[[system.System], Awaitable[None]],
+    described: target.Target,
+    toxiproxy: Toxiproxy,
+    place: Path,
+    runtime: Runtime | None = None,
 ) -> float:
     declared = scenario.Scenario(schedule, "wire", (), {"up": {}}, sweep=True)
     case = next(scenario.cases(declared, ["python"], [described]))
-    runtime = Local(place)
+    local = Local(place)
     try:
-        await system.perform(case, scenario.runs(case)[-1], toxiproxy, runtime, place, seed=0)
+        await system.perform(case, scenario.runs(case)[-1], toxiproxy, runtime or local, place, seed=0)
     finally:
-        await runtime.close()
+        await local.close()
     history = h.History.load(place / "history.jsonl")
     assert checker.judge(history).verdict == "kept"
     # What has no number is no case: it is gone through again without forks, behind all of them.
