@@ -516,7 +516,10 @@ class Tracer:
             success = record["length"] if record["call"] in _WRITES else 0
             record["result"] = success if self._action == "skip" else -getattr(errno, self._action)
             try:
-                self._answer(task, record["result"])
+                self._leave_out(task)
+                self._ptrace(_SYSCALL, task)
+                self._until_exit(task)
+                self._return(task, record["result"])
                 self._ptrace(_DETACH, task)
             except ProcessLookupError:
                 self._reap()
@@ -526,17 +529,33 @@ class Tracer:
         tell("hit", record["ordinal"])
         os._exit(0)
 
-    def _answer(self, task: int, result: int) -> None:
-        """Have the call that a task enters left out: the kernel makes no call -1, and keeps the result that is set."""
+    def _leave_out(self, task: int) -> None:
+        """Have the call that a task enters be none: there is no call -1."""
         if self._machine == "x86_64":
             self._ptrace(_POKEUSER, task, 8 * 15, -1)  # orig_rax
+        else:
+            self._registers(_SETREGSET, task, 0x404, ctypes.c_int(-1))  # NT_ARM_SYSTEM_CALL
+
+    def _until_exit(self, task: int) -> None:
+        """Wait until a task stands behind its call: what is set before, the filter of a container (seccomp) undoes."""
+        while True:
+            _, status = os.waitpid(task, _WALL)
+            if not os.WIFSTOPPED(status):
+                raise ProcessLookupError
+            signal = os.WSTOPSIG(status)
+            if signal == _SYSCALL_STOP:
+                return
+            self._ptrace(_SYSCALL, task, data=0 if status >> 16 else signal)
+
+    def _return(self, task: int, result: int) -> None:
+        """Have a task get a result from the call that it leaves."""
+        if self._machine == "x86_64":
             self._ptrace(_POKEUSER, task, 8 * 10, result)  # rax
             return
         registers = (ctypes.c_uint64 * 34)()
         self._registers(_GETREGSET, task, 1, registers)  # NT_PRSTATUS
         registers[0] = result & (1 << 64) - 1
         self._registers(_SETREGSET, task, 1, registers)
-        self._registers(_SETREGSET, task, 0x404, ctypes.c_int(-1))  # NT_ARM_SYSTEM_CALL
 
     def _registers(self, request: int, task: int, which: int, values: Any) -> None:
         vector = _Vector(ctypes.addressof(values), ctypes.sizeof(values))

@@ -16,6 +16,7 @@ import functools
 import ipaddress
 import os
 import secrets
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -158,6 +159,11 @@ class Container:
             HarnessError: the engine does not do it.
         """
         if self.exit_status is None:
+            # The engine kills the first process, which takes the others with it, and thaws them all before: the server
+            # of one that is paused could go on for a moment. What is told by the kernel dies where it stands.
+            for pid in self.pids():
+                with contextlib.suppress(OSError):  # it has ended, or is not ours to signal
+                    os.kill(pid, signal.SIGKILL)
             await self._signal("SIGKILL")
         status = await waiting.within(
             self.wait(),
@@ -188,9 +194,9 @@ class Container:
             self._logging.join(_START_TIMEOUT_SECONDS)
         return last_lines(self.log, count)
 
-    async def _signal(self, signal: str) -> None:
+    async def _signal(self, name: str) -> None:
         try:
-            await self._do("signal a container", functools.partial(self._container.kill, signal))
+            await self._do("signal a container", functools.partial(self._container.kill, name))
         except HarnessError as error:
             if "is not running" not in str(error):
                 raise
