@@ -145,7 +145,7 @@ class Server:
             if process.exit_status is not None:
                 raise TargetError(
                     f"the server of {self._target.name} ended with exit status {process.exit_status} before it was "
-                    f"ready ({settings.ready}, port {self._address.port}). Its last lines:\n{process.last_log_lines()}"
+                    f"ready ({settings.ready}, port {self._address.port}). {self._last_lines(process)}"
                 )
             return await self._is_ready(process)
 
@@ -158,11 +158,16 @@ class Server:
             )
         except waiting.WaitTimeout:
             self._end_expected = True
+            told = self._last_lines(process)
             await process.kill()
             raise TargetError(
                 f"the server of {self._target.name} did not get ready within {settings.ready_timeout_seconds:g} s "
-                f"({settings.ready}, port {self._address.port}). Its last lines:\n{process.last_log_lines()}"
+                f"({settings.ready}, port {self._address.port}). {told}"
             ) from None
+
+    def _last_lines(self, process: Process) -> str:
+        hint = self._host.hint(self._address, process)
+        return f"{hint + ' ' if hint else ''}Its last lines:\n{process.last_log_lines()}"
 
     async def _is_ready(self, process: Process) -> bool:
         kind, _, rest = self._target.server.ready.partition(":")

@@ -103,6 +103,9 @@ class Host(Protocol):
     async def accepts(self, address: Address, process: Process) -> bool:
         """Whether the server that was started accepts connections there."""
 
+    def hint(self, address: Address, process: Process) -> str:
+        """The likely cause, and what helps, of a server that does not get ready, as a sentence; else nothing."""
+
     def from_nothing(self) -> AbstractContextManager[None]:
         """Each start within is one of the command, whatever the target offers."""
 

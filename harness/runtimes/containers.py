@@ -622,7 +622,27 @@ class ContainerHost:
         A connection would not tell: the engine accepts it before anybody listens.
         """
         del process
-        return _listens(self._pod.container.pid, address.port)
+        return bool(_listening(self._pod.container.pid, address.port) - _LOOPBACKS)
+
+    def hint(self, address: Address, process: Process) -> str:
+        """What goes wrong with images."""
+        printed = process.log.read_text(errors="replace").lower()
+        if _listening(self._pod.container.pid, address.port):
+            return (
+                "It listens on the loopback of its container, where nobody else reaches it: have it listen on 0.0.0.0, "
+                "which is what {host} stands for in a container."
+            )
+        if "exec format error" in printed:
+            return "Its image has a program for another processor: build or pull it for this machine's."
+        if any(words in printed for words in _NOT_WRITABLE):
+            return (
+                f"It cannot write where it wants to: in a container only the run's own directory can be written, "
+                f"{{folder}}, here {self._directory}; give it that for its store, or mount it there (container.volumes)."
+            )
+        own = self._target.container
+        if own is not None and own.port is not None and process.exit_status is None:
+            return f"Nothing listens on port {own.port} in its container: is container.port right?"
+        return ""
 
     @contextlib.asynccontextmanager
     async def taken(self, address: Address) -> AsyncIterator[None]:
@@ -635,7 +655,7 @@ class ContainerHost:
         )
         try:
             await waiting.until(
-                lambda: _listens(other.pid, address.port),
+                lambda: bool(_listening(other.pid, address.port)),
                 awaited=f"the port {address.port} to be taken",
                 timeout_seconds=_START_TIMEOUT_SECONDS,
             )
@@ -678,12 +698,19 @@ def _descendants(pid: int) -> Iterator[int]:
         found = [child for parent in found for child in children.get(parent, [])]
 
 
-def _listens(pid: int, port: int) -> bool:
-    """Whether anybody listens on a port in the network of a process."""
+# As the kernel writes them.
+_LOOPBACKS = {"0100007F", "00000000000000000000000001000000"}
+_NOT_WRITABLE = ("unable to open database", "readonly database", "read-only file system", "permission denied", "eacces")
+
+
+def _listening(pid: int, port: int) -> set[str]:
+    """The addresses at which anybody listens on a port in the network of a process, as the kernel writes them."""
+    found = set()
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for line in (_PROC / f"{pid}/net/{name}").read_text().splitlines()[1:]:
                 local, state = line.split()[1], line.split()[3]
-                if state == _LISTENS and int(local.rpartition(":")[2], 16) == port:
-                    return True
-    return False
+                address, _, number = local.rpartition(":")
+                if state == _LISTENS and int(number, 16) == port:
+                    found.add(address)
+    return found
