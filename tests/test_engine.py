@@ -236,4 +236,5 @@ def test_clean_without_an_engine_is_an_error(
     """It is told in one line, and the exit status is that of an error."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
     assert main(["clean"]) == 3
+    gc.collect()
     assert capsys.readouterr().err.startswith("error: no Docker engine answers at unix:///nowhere: install one (")
