@@ -2,9 +2,12 @@
 
 import contextlib
 import gc
-import os
+import hashlib
+import io
+import json
 import subprocess
 import sys
+import tarfile
 import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -74,8 +77,8 @@ async def runtime(name: str = "test") -> AsyncIterator[Containers]:
 
 def labelled(client: DockerClient, *labels: str) -> list[str]:
     """The containers, networks and volumes that have all of these labels, as `container NAME`."""
-    only = {"label": list(labels)}
-    found = {
+    only: dict[str, str | list[str] | bool] = {"label": list(labels)}
+    found: dict[str, list[Any]] = {
         "container": client.containers.list(all=True, filters=only, ignore_removed=True),
         "network": client.networks.list(filters=only),
         "volume": client.volumes.list(filters=only),
@@ -91,8 +94,8 @@ def things(client: DockerClient, name: str, labels: dict[str, str], command: Seq
     """
     made: list[Any] = []
     try:
-        entrypoint = {"entrypoint": list(command)} if command else {}
-        made.append(client.containers.create(IMAGES.server, name=name, labels=labels, init=True, **entrypoint))
+        own: dict[str, Any] = {"entrypoint": list(command)} if command else {}
+        made.append(client.containers.create(IMAGES.server, name=name, labels=labels, init=True, **own))
         if command:
             made[0].start()
         made.append(client.networks.create(name, labels=labels))
@@ -106,7 +109,7 @@ def things(client: DockerClient, name: str, labels: dict[str, str], command: Seq
 
 def present(client: DockerClient, name: str) -> list[str]:
     """Which of the things with that name are there."""
-    every = {
+    every: dict[str, list[Any]] = {
         "container": client.containers.list(all=True, filters={"name": name}, ignore_removed=True),
         "network": client.networks.list(filters={"name": name}),
         "volume": client.volumes.list(filters={"name": name}),
@@ -155,9 +158,23 @@ asyncio.run(main())
 """
 
 
-def tag_for(architecture: str, folder: Path, name: str) -> None:
+def load(client: DockerClient, name: str, architecture: str) -> None:
     """Have an image, of next to nothing, that says it is for some architecture."""
-    (folder / "empty").touch()
-    packed = subprocess.run(["tar", "-C", str(folder), "-c", "empty"], check=True, capture_output=True).stdout
-    command = ["docker", "import", "--platform", f"linux/{architecture}", "-", name]
-    subprocess.run(command, input=packed, check=True, capture_output=True, env={**os.environ, "LC_ALL": "C"})
+    layer = _packed({"empty": b""})
+    rootfs = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]}
+    config = {"architecture": architecture, "os": "linux", "config": {}, "rootfs": rootfs}
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    members = {"layer.tar": layer, "config.json": config, "manifest.json": manifest}
+    client.images.load(
+        _packed({path: of if isinstance(of, bytes) else json.dumps(of).encode() for path, of in members.items()})
+    )
+
+
+def _packed(members: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for path, content in members.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()

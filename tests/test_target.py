@@ -309,10 +309,11 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
     [
         (
             "",
-            "`claims`, `client`, `controls`, `crash_points`, `delay_points`, `error_points`, `name`, `protocol`, "
+            "`claims`, `client`, `container`, `controls`, `crash_points`, `delay_points`, `error_points`, `name`, `protocol`, "
             "`schema`, `server`, `store`",
         ),
         ("server", "`command`, `cwd`, `env`, `fork`, `ready`, `ready_timeout_seconds`, `stop_timeout_seconds`"),
+        ("container", "`environment`, `image`, `pass_environment`, `port`, `volumes`"),
         ("protocol", "`ack_timeout_seconds`, `broadcast`, `event`, `namespace`, `path`"),
         ("store", "`kind`, `location`, `rows`"),
         ("claims", "`content`, `guarantee`, `order`, `receivers`, `recovery_seconds`, `replay`"),

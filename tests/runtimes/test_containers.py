@@ -32,20 +32,20 @@ pytestmark = engines.needed
 # Long enough for what would have happened: it takes milliseconds.
 WHILE_SECONDS = 0.3
 # An image as others have them: it is told no port, and has its store in a place of its own.
-FIXED = f"""
+FIXED = """
 schema = 1
 name = "fixed"
 [container]
-image = "{IMAGES.server}"
+image = "IMAGE"
 port = 3000
-volumes = {{ "/data" = "{{folder}}" }}
+volumes = { "/data" = "{folder}" }
 [protocol]
 event = "chat message"
 [store]
 kind = "sqlite"
-location = "{{folder}}/chat.db"
+location = "{folder}/chat.db"
 rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
-"""
+""".replace("IMAGE", IMAGES.server)
 ECHO = """
 import socket, sys
 with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as server:
@@ -97,7 +97,12 @@ class Place:
 
     async def accepts(self, process: Process) -> None:
         """Wait until the server accepts connections."""
-        await seen(lambda: self.host.accepts(self.address, process), "the server to listen", self.printed)
+        await waiting.until(
+            lambda: self.host.accepts(self.address, process),
+            awaited="the server to listen",
+            timeout_seconds=DEADLINE_SECONDS,
+            last_seen=self.printed,
+        )
 
     def printed(self) -> str:
         """What was printed so far."""
@@ -158,6 +163,14 @@ def answer(port: int) -> int:
         return status
 
 
+def command_line(pid: int) -> str:
+    """What a process runs; nothing when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
 def names(*kinds: str) -> list[str]:
     """What this process has on the engine."""
     with engines.connected() as client:
@@ -197,7 +210,7 @@ async def test_killed_server_is_gone(tmp_path: Path) -> None:
             assert await soon(server.kill()) == -signal.SIGKILL
         assert server.exit_status == -signal.SIGKILL
         assert place.exits == [-signal.SIGKILL]
-        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        assert not any(map(command_line, pids))
         assert not await place.host.accepts(place.address, server)
         with engines.connected() as client, pytest.raises(docker.errors.NotFound):
             client.containers.get(server._container.id)
@@ -289,7 +302,7 @@ async def test_held_server_stands_before_its_first_call(tmp_path: Path, image: b
         assert ticks(tmp_path) == 0
         server.resume()
         await seen(lambda: ticks(tmp_path) == 1, "the first call")
-        assert Path(f"/proc/{server.pid}/cmdline").read_bytes() == b"sleep\x00300\x00"
+        assert command_line(server.pid) == "sleep 300"
 
 
 @in_event_loop
@@ -301,7 +314,7 @@ async def test_command_of_an_image_can_be_held(tmp_path: Path) -> None:
         assert not await place.host.accepts(place.address, server)
         server.resume()
         await place.accepts(server)
-        assert b"harness.targets.reference" in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        assert " -m harness.targets.reference " in command_line(server.pid)
 
 
 @in_event_loop
@@ -344,7 +357,7 @@ async def test_server_may_write_into_the_folder_of_its_run_only(tmp_path: Path, 
     assert ("engine.py" in place.printed()) is (shared == Path("harness"))
 
 
-SECRET = "s3cret-of-mine"
+VALUE = "s3cret-of-mine"
 PRINTS = """
 import hashlib, os, sys, time
 secret = os.environ["MIDEMIT_TEST_SECRET"]
@@ -357,7 +370,7 @@ print("end", end="")
 """
 
 
-@pytest.mark.parametrize("secret", [SECRET, f"first {SECRET}\nsecond {SECRET}"], ids=["line", "lines"])
+@pytest.mark.parametrize("secret", [VALUE, f"first {VALUE}\nsecond {VALUE}"], ids=["line", "lines"])
 @in_event_loop
 async def test_value_that_is_passed_on_is_in_no_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
@@ -397,7 +410,7 @@ async def test_taken_port_keeps_a_server_from_starting(tmp_path: Path) -> None:
         async with place.host.taken(place.address):
             server = await place.target_started()
             assert await soon(server.wait()) not in (0, -signal.SIGKILL)
-            assert "address already in use" in server.last_log_lines()
+            assert "Address already in use" in server.last_log_lines()
             await server.kill()
         server = await place.target_started()
         await place.accepts(server)
@@ -537,7 +550,7 @@ def test_image_for_another_machine_is_told(tmp_path: Path) -> None:
     with engines.connected() as client:
         here = client.version()["Arch"]
         other = "arm64" if here == "amd64" else "amd64"
-        engines.tag_for(other, tmp_path, name)
+        engines.load(client, name, other)
         try:
             said = required(IMAGES, described(tmp_path, FIXED.replace(IMAGES.server, name)))
         finally:
