@@ -773,7 +773,7 @@ location = "{folder}/chat.db"
 rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
 """.replace("IMAGE", engines.IMAGES.server)
 MOVES = '''
-@scenario(family="moves", transports=["websocket"])
+@scenario(family="moves", controls=["once"], transports=["websocket"])
 async def test_moves(system):
     """The server moves while a message is on its way."""
     alice = await system.sender("alice")
@@ -783,7 +783,7 @@ async def test_moves(system):
     await alice.send()
 '''
 GOES_ON = '''
-@scenario(family="goes-on", variants={"kill": {"kills": True}, "send": {"kills": False}}, transports=["websocket"])
+@scenario(family="goes-on", controls=["once"], variants={"kill": {"kills": True}, "send": {"kills": False}})
 async def test_goes_on(system, kills):
     """Waits until it is told to go on."""
     alice = await system.sender("alice")
@@ -859,8 +859,9 @@ def test_scenario_in_docker_is_replayed_there(tmp_path: Path) -> None:
 def hanging_in_docker(folder: Path, text: str, *arguments: str, **environment: str) -> Iterator[Running]:
     """Start a run there and wait until it is in the middle of a scenario."""
     place = project(folder / "project", text)
-    arguments = (*engines.OPTIONS, "-k", "websocket", *arguments)
-    with running(folder, *arguments, cwd=place, environment=environment) as started:
+    with running(
+        folder, *engines.OPTIONS, *(arguments or ["-k", "websocket"]), cwd=place, environment=environment
+    ) as started:
         wait_until(
             lambda: list(place.glob("hangs-*")) or started.process.poll() is not None,
             "the scenario to hang",
@@ -896,16 +897,17 @@ def test_killed_run_in_docker_leaves_nothing(tmp_path: Path) -> None:
 @engines.needed
 def test_engine_that_goes_away_is_an_error(tmp_path: Path, then: str) -> None:
     """It is no verdict on the target; what is left is removed once the engine is back."""
-    with engines.forwarder(tmp_path) as (address, forwarder):
-        with hanging_in_docker(tmp_path, GOES_ON, "-k", then, DOCKER_HOST=address) as started:
-            forwarder.kill()
-            forwarder.wait()
-            (tmp_path / "project" / "go-on").touch()
-            ran = started.wait()
-            assert len(on_engine(started)) == 4
-            with engines.connected() as client:
-                engine.clean(client)
-            assert on_engine(started) == []
+    with (
+        engines.forwarder(tmp_path) as (address, forwarder),
+        hanging_in_docker(tmp_path, GOES_ON, "-k", f"websocket and {then}", DOCKER_HOST=address) as started,
+    ):
+        forwarder.kill()
+        forwarder.wait()
+        (tmp_path / "project" / "go-on").touch()
+        ran = started.wait()
+        with engines.connected() as client:
+            engine.clean(client)
+        assert on_engine(started) == []
     assert (ran.status, set(ran.verdicts.values())) == (3, {"error"}), ran.output
     assert "the Docker engine does not answer any more, asked to " in ran.output
     assert "Traceback" not in ran.output
