@@ -55,6 +55,7 @@ ready_timeout_seconds = 30
 stop_timeout_seconds = 0.5
 [container]
 image = "chat:1"
+command = ["node", "server.js", "{port}", "{database}"]
 port = 3000
 environment = { DATABASE = "{folder}/chat.db" }
 pass_environment = ["TOKEN"]
@@ -344,7 +345,7 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
             "`protocol`, `schema`, `server`, `store`",
         ),
         ("server", "`command`, `cwd`, `env`, `fork`, `ready`, `ready_timeout_seconds`, `stop_timeout_seconds`"),
-        ("container", "`environment`, `image`, `pass_environment`, `port`, `volumes`"),
+        ("container", "`command`, `environment`, `image`, `pass_environment`, `port`, `volumes`"),
         ("protocol", "`ack_timeout_seconds`, `broadcast`, `event`, `namespace`, `path`"),
         ("store", "`kind`, `location`, `rows`"),
         ("claims", "`content`, `guarantee`, `order`, `receivers`, `recovery_seconds`, `replay`"),
@@ -376,6 +377,7 @@ WRONG_TYPES = {
     "server.stop_timeout_seconds": [("07:32:00", "a number", "a time"), ("[]", "a number", "a list")],
     "container": [("1", "a table", "a whole number"), ('["x"]', "a table", "a list")],
     "container.image": [("1", "a string", "a whole number"), ("[]", "a string", "a list")],
+    "container.command": [('"node"', "a list", "a string"), ("{}", "a list", "a table")],
     "container.port": [('"3000"', "a whole number", "a string"), ("1.5", "a whole number", "a number")],
     "container.environment": [('"A=1"', "a table", "a string"), ('["A"]', "a table", "a list")],
     "container.pass_environment": [('"A"', "a list", "a string"), ('{ A = "1" }', "a list", "a table")],
@@ -512,6 +514,8 @@ def test_command_without_a_program_is_refused(tmp_path: Path, command: str) -> N
 
 def test_control_without_a_command_is_refused(tmp_path: Path) -> None:
     """Also that of an image: it would be the server itself."""
+    said = refused(tmp_path, with_key("container", 'command = [""]', text=IMAGE))
+    assert said == "key `container.command`: expected a program and its arguments, got ['']"
     for text in (SHORTEST, IMAGE):
         said = refused(tmp_path, with_key("controls", "without_unique = []", text=text))
         assert said == "key `controls.without_unique`: expected a program and its arguments, got []"
@@ -630,13 +634,24 @@ def test_image_may_have_a_port_of_its_own(tmp_path: Path, port: int) -> None:
 
 @pytest.mark.parametrize(
     ("table", "told"),
-    [("container", 'environment = { PORT = "{port}" }'), ("server", 'env = { PORT = "{port}" }')],
+    [
+        ("container", 'environment = { PORT = "{port}" }'),
+        ("container", 'command = ["node", "server.js", "{port}"]'),
+        ("server", 'env = { PORT = "{port}" }'),
+    ],
 )
 def test_image_without_a_port_of_its_own_has_to_be_told_one(tmp_path: Path, table: str, told: str) -> None:
-    """In its environment, for one."""
+    """In its environment, or in the command that it is to run."""
     told_nowhere = changed(("port = 3000\n", ""), text=IMAGE)
-    assert refused(tmp_path, told_nowhere).startswith("`{port}` is used nowhere: put it in server.command, ")
+    assert refused(tmp_path, told_nowhere).startswith("`{port}` is used nowhere: put it in container.command, ")
     assert t.load(str(write(tmp_path, with_key(table, told, text=told_nowhere)))).name == "mine"
+
+
+def test_server_here_and_its_image_each_need_a_port(tmp_path: Path) -> None:
+    """What one is told is nothing to the other."""
+    both = with_key("container", 'command = ["node", "server.js"]\nimage = "chat:1"')
+    assert refused(tmp_path, both).startswith("`{port}` is used nowhere: put it in container.command, ")
+    assert t.load(str(write(tmp_path, with_key("container", "port = 3000", text=both)))).name == "mine"
 
 
 @pytest.mark.parametrize("location", ["chat.db", "/data/chat.db", "{port}.db"])

@@ -302,7 +302,7 @@ async def test_held_server_stands_before_its_first_call(tmp_path: Path, image: b
         assert ticks(tmp_path) == 0
         server.resume()
         await seen(lambda: ticks(tmp_path) == 1, "the first call")
-        assert command_line(server.pid) == "sleep 300"
+        await seen(lambda: command_line(server.pid) == "sleep 300", "it to become what it is to be")
 
 
 @in_event_loop
@@ -465,6 +465,16 @@ async def test_image_with_a_port_of_its_own_is_reached_at_another_one(tmp_path: 
 
 
 @in_event_loop
+async def test_file_of_a_run_is_where_its_volume_is(tmp_path: Path) -> None:
+    """The server calls it by its path in the container; what is in no volume of the run has one path for both."""
+    async with placed(tmp_path, described(tmp_path, FIXED)) as place:
+        assert place.host.path(tmp_path / "chat.db") == Path("/data/chat.db")
+        assert place.host.path(tmp_path.parent / "x.db") == tmp_path.parent / "x.db"
+    async with placed(tmp_path) as place:
+        assert place.host.path(tmp_path / "chat.db") == tmp_path / "chat.db"
+
+
+@in_event_loop
 async def test_two_servers_with_one_port_do_not_meet(tmp_path: Path) -> None:
     """Each has a network of its own, and one that is given back is used again."""
     async with runtime() as containers:
@@ -573,7 +583,7 @@ def test_variable_that_is_to_be_passed_on_has_to_be_set(tmp_path: Path) -> None:
 async def refused(folder: Path, command: Sequence[str], more: str = "", image: str = IMAGES.server) -> str:
     """What is said of a server that does not start."""
     words = ", ".join(f'"{word}"' for word in command)
-    text = FIXED.replace("[container]", f"[server]\ncommand = [{words}]\n{more}\n[container]")
+    text = FIXED.replace("[container]", f"[container]\ncommand = [{words}]") + f"[server]\n{more}\n"
     async with placed(folder, described(folder, text.replace(IMAGES.server, image))) as place:
         with pytest.raises(TargetError) as caught:
             await place.serve()
