@@ -5,6 +5,7 @@ clients call published ports. So the engine has to be one of this machine, not o
 """
 
 import contextlib
+import errno
 import functools
 import os
 import platform
@@ -70,8 +71,12 @@ def connect() -> DockerClient:
 
 
 def _require_address() -> None:
-    parts = urlsplit(address())
-    if parts.scheme not in ("unix", "tcp", "http", "https"):
+    try:
+        parts = urlsplit(address())
+        usable = parts.scheme in ("unix", "tcp", "http", "https") and (parts.scheme == "unix" or parts.port is not None)
+    except ValueError:  # no port, or no host, though it looks like one
+        usable = False
+    if not usable:
         raise HarnessError(f"DOCKER_HOST is {address()}, and the harness can use unix:///PATH or tcp://127.0.0.1:PORT")
     if parts.scheme != "unix" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise HarnessError(
@@ -82,16 +87,15 @@ def _require_address() -> None:
 
 def _why_not(error: Exception) -> str:
     """Of an engine that does not answer."""
-    where = address()
-    socket = Path(urlsplit(where).path)
+    where, told = address(), root_cause(error)
     if urlsplit(where).scheme != "unix":
-        return f"no Docker engine answers at {where}: {brief(str(root_cause(error)))}"
-    if socket.exists() and not os.access(socket, os.W_OK):
+        return f"no Docker engine answers at {where}: {brief(told)}"
+    if told == os.strerror(errno.EACCES):  # of the socket, or of a folder above it
         return (
             f"you may not use the Docker engine at {where} (permission denied): join its group, "
             "`sudo usermod -aG docker $USER`, and log in anew"
         )
-    why = f", though there is a socket ({brief(str(root_cause(error)))})" if socket.exists() else ""
+    why = f", though there is a socket ({brief(told)})" if Path(urlsplit(where).path).exists() else ""
     return f"no Docker engine answers at {where}{why}: {_INSTALL}"
 
 
@@ -146,11 +150,12 @@ def owner(pid: int | None = None) -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process has started, in ticks since the boot; nothing when it is gone."""
+    """When a process has started, in ticks since the boot; nothing when it is gone, or only not yet waited for."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+        told = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return ""
+    return "" if told[0] in "ZX" else told[19]
 
 
 def _is_alive(named: str) -> bool:

@@ -556,12 +556,16 @@ class Gate:
                 self._toxiproxy = await self._runtime.toxiproxy(self.folder / f"toxiproxy-{os.getpid()}.log")
         return self._toxiproxy
 
-    def close(self) -> None:
-        """Stop what this process started."""
-        if self._toxiproxy is not None:
-            self._interrupts.run(self._runner, self._toxiproxy.stop())
-        self._interrupts.run(self._runner, self._runtime.close())
+    def close(self) -> list[str]:
+        """Stop what this process started; what could not be, and why: there is a report all the same."""
+        problems = []
+        for stop in (*([self._toxiproxy.stop] if self._toxiproxy is not None else []), self._runtime.close):
+            try:
+                self._interrupts.run(self._runner, stop())
+            except HarnessError as error:
+                problems.append(str(error))
         self._runner.close()
+        return problems
 
 
 def _shares(config: pytest.Config) -> int:
@@ -832,10 +836,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if gate is None:
         return
     session.config.stash[_INTERRUPTS].ignore()
-    gate.close()
+    closing = [f"not everything could be ended: {problem}" for problem in gate.close()]
     if _is_worker(session.config):
         return
-    closing: list[str] = []
     refused = session.config.stash.get(_NO_PLAN, None)
     if refused is not None:
         closing.append(f"error: {refused}")

@@ -111,7 +111,11 @@ def _clear_engine(address: str, label: str) -> None:
             connection.sock.settimeout(30)
             connection.sock.connect(parts.path)
         connection.request(method, path, headers={"Host": "localhost"})
-        return connection.getresponse().read()
+        try:
+            answer = connection.getresponse()
+            return answer.read() if answer.status == http.client.OK else b"[]"
+        except http.client.HTTPException as error:
+            raise OSError(str(error)) from error
 
     only = urllib.parse.quote(json.dumps({"label": [label]}))
     for _ in range(2):

@@ -506,7 +506,7 @@ class Server:
             message = yield None
             await self._stop_while_held(link, message)
             before, self._address = self._address, await self._moves()
-            yield _unanswered(message, f"the server moved from port {before.port} to {self._address.port},")
+            yield _unanswered(message, f"the server moved from port {before.published} to {self._address.published},")
 
     @fault("server")
     async def forget_acknowledgements(self, link: SenderLink, sends: int) -> Acts:

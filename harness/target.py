@@ -337,9 +337,11 @@ def _container_problems(container: Container | None) -> Iterator[str]:
         yield "key `container.image`: expected the name of an image, got ''"
     if container.port is not None and not 0 < container.port < 2**16:
         yield f"key `container.port`: expected a port, got {container.port}"
-    for inside in container.volumes:
+    for inside, place in container.volumes.items():
         if not inside.startswith("/"):
             yield f"key `container.volumes`: expected a path from the root of the container, got {inside!r}"
+        if is_of_run(place.replace("{folder}", "")):
+            yield f"key `container.volumes`: expected a path of this machine, or one with `{{folder}}`, got {place!r}"
 
 
 def _ready_problems(ready: str) -> Iterator[str]:

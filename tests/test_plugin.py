@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
+from harness import engine
 from harness import history as h
 from harness.__main__ import main
 from harness.defects import DEFECTS
@@ -19,6 +20,8 @@ from harness.plugin import _decides
 from harness.repeat import seeds
 from harness.report.run import HISTORY
 from harness.report.summary import Summary
+from harness.runtimes import Images
+from tests import engines
 from tests.runs import KEPT, Ran, Running, project, run, running, wait_until
 
 CUT = "cut-middle-python-websocket"
@@ -750,3 +753,161 @@ def test_interrupted_run_reports_what_it_has(processes: int, tmp_path: Path) -> 
     assert (ran.status, ran.summary["gate"], ran.summary["ran"]) == (2, "error", 0), ran.output
     assert "Traceback" not in ran.output
     assert [bitten(history) for history in histories] == [True] * processes
+
+
+# -- in containers -----------------------------------------------------------------------------------------------
+
+# The image of the reference server, as others have theirs: on a port of its own, with a place for its store.
+IMAGE = """
+schema = 1
+name = "image"
+[container]
+image = "IMAGE"
+port = 3000
+volumes = { "/data" = "{folder}" }
+[protocol]
+event = "chat message"
+[store]
+kind = "sqlite"
+location = "{folder}/chat.db"
+rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
+""".replace("IMAGE", engines.IMAGES.server)
+MOVES = '''
+@scenario(family="moves", controls=["once"], transports=["websocket"])
+async def test_moves(system):
+    """The server moves while a message is on its way."""
+    alice = await system.sender("alice")
+    await alice.send()
+    async with system.inject(system.server.move(alice.link)) as fault:
+        await fault.bitten(alice.post())
+    await alice.send()
+'''
+GOES_ON = '''
+@scenario(family="goes-on", controls=["once"], variants={"kill": {"kills": True}, "send": {"kills": False}})
+async def test_goes_on(system, kills):
+    """Waits until it is told to go on."""
+    alice = await system.sender("alice")
+    await alice.send()
+    pathlib.Path("hangs-here").touch()
+    while not pathlib.Path("go-on").exists():
+        await asyncio.sleep(0.02)
+    if kills:
+        async with system.inject(system.server.kill_now()) as fault:
+            await fault.bitten(alice.post())
+    await alice.send()
+'''
+
+
+def test_run_in_docker_without_an_engine_is_an_error(tmp_path: Path) -> None:
+    """That is said once, before anything starts, with what helps."""
+    place = project(tmp_path / "project", KEPT)
+    ran = run(tmp_path, "--runtime", "docker", cwd=place, environment={"DOCKER_HOST": "unix:///nowhere"})
+    assert (ran.status, ran.summary["gate"], ran.summary["planned"]) == (3, "error", 0), ran.output
+    assert ran.output.count("no Docker engine answers at unix:///nowhere: install one (") == 1
+    assert "Traceback" not in ran.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--runtime", "docker", "--toxiproxy-url", "http://127.0.0.1:8474"],
+            "--toxiproxy-url and --runtime docker: its Toxiproxy is a container; leave one out",
+        ),
+        (["--target", "target.toml"], "the target target.toml is an image and has no command: add --runtime docker"),
+    ],
+)
+def test_options_that_do_not_fit_the_runtime_are_an_error(tmp_path: Path, options: list[str], said: str) -> None:
+    """They are told with what to do; nothing runs."""
+    place = project(tmp_path / "project", KEPT)
+    (place / "target.toml").write_text(IMAGE)
+    ran = run(tmp_path, *options, cwd=place)
+    assert (ran.status, ran.summary["gate"], ran.summary["planned"]) == (3, "error", 0), ran.output
+    assert said in ran.output
+
+
+def on_engine(started: Running) -> list[str]:
+    """What a run has on the engine."""
+    (folder,) = (path for path in started.reports.iterdir() if not path.is_symlink())
+    with engines.connected() as client:
+        return engines.labelled(client, f"{engine.RUN}={folder.name}")
+
+
+@engines.needed
+def test_scenario_in_docker_is_replayed_there(tmp_path: Path) -> None:
+    """A server from an image of its own; the replay command has the runtime and the images that are not the default."""
+    place = project(tmp_path / "project", MOVES)
+    (place / "target.toml").write_text(IMAGE)
+    with running(tmp_path, *engines.OPTIONS, "--target", "target.toml", cwd=place) as started:
+        ran = started.wait()
+        assert (ran.verdicts, ran.status) == ({"moves-python-websocket": "kept"}, 0), ran.output
+        assert on_engine(started) == []
+    program, node, seed, *replay = shlex.split(ran.scenarios["moves-python-websocket"]["replay"])
+    assert (program, node, seed) == ("pytest", "test_0.py::test_moves[moves-python-websocket]", "--seed")
+    images = [word for word in engines.OPTIONS[2:] if word not in Images()]
+    named = images if len(images) == len(engines.OPTIONS[2:]) else []
+    assert replay[1:] == ["--runtime", "docker", *named, "--target", "target.toml"]
+    again = run(tmp_path, node, seed, *replay, cwd=place)
+    assert (again.verdicts, again.status) == ({"moves-python-websocket": "kept"}, 0), again.output
+    assert sent(again, "moves-python-websocket") == sent(ran, "moves-python-websocket")
+    environment = msgspec.json.decode((ran.folder / "plan.json").read_bytes())["environment"]
+    assert environment["image of toxiproxy"] == engines.IMAGES.toxiproxy
+    assert environment["docker"][0].isdecimal()
+
+
+@contextmanager
+def hanging_in_docker(folder: Path, text: str, *arguments: str, **environment: str) -> Iterator[Running]:
+    """Start a run there and wait until it is in the middle of a scenario."""
+    place = project(folder / "project", text)
+    with running(
+        folder, *engines.OPTIONS, *(arguments or ["-k", "websocket"]), cwd=place, environment=environment
+    ) as started:
+        wait_until(
+            lambda: list(place.glob("hangs-*")) or started.process.poll() is not None,
+            "the scenario to hang",
+            lambda: started.output,
+        )
+        # Toxiproxy, the pod, the server; their network; pytest, its reaper and the directory of the store.
+        assert len(on_engine(started)) == 4, started.output
+        assert len(started.left()) >= 3, started.output
+        yield started
+
+
+@engines.needed
+def test_interrupted_run_in_docker_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C ends the containers, and keeps what was recorded."""
+    with hanging_in_docker(tmp_path, HANGS) as started:
+        started.interrupt()
+        ran = started.wait()
+        assert on_engine(started) == []
+    assert (ran.status, ran.summary["gate"], ran.summary["ran"]) == (2, "error", 0), ran.output
+    assert "Traceback" not in ran.output
+
+
+@engines.needed
+def test_killed_run_in_docker_leaves_nothing(tmp_path: Path) -> None:
+    """SIGKILL leaves its reaper, which removes containers, network and directory, and ends."""
+    with hanging_in_docker(tmp_path, HANGS) as started:
+        started.process.kill()
+        started.wait()
+        assert on_engine(started) == []
+
+
+@pytest.mark.parametrize("then", ["kill", "send"])
+@engines.needed
+def test_engine_that_goes_away_is_an_error(tmp_path: Path, then: str) -> None:
+    """It is no verdict on the target; what is left is removed once the engine is back."""
+    with (
+        engines.forwarder(tmp_path) as (address, forwarder),
+        hanging_in_docker(tmp_path, GOES_ON, "-k", f"websocket and {then}", DOCKER_HOST=address) as started,
+    ):
+        forwarder.kill()
+        forwarder.wait()
+        (tmp_path / "project" / "go-on").touch()
+        ran = started.wait()
+        with engines.connected() as client:
+            engine.clean(client)
+        assert on_engine(started) == []
+    assert (ran.status, set(ran.verdicts.values())) == (3, {"error"}), ran.output
+    assert "the Docker engine does not answer any more, asked to " in ran.output
+    assert "Traceback" not in ran.output

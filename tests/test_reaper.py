@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from harness import waiting
+from harness import engine, waiting
+from tests import engines
+from tests.standins import http_server, reply
 
 TIMEOUT_SECONDS = 20.0
 # A small harness: starts two groups, holds both, releases one, does what it is told, and says whom it started.
@@ -184,3 +187,56 @@ def test_proxies_of_a_dead_harness_are_deleted() -> None:
         server.shutdown()
         thread.join(TIMEOUT_SECONDS)
     assert deleted == ["/proxies/held"]
+
+
+@engines.needed
+def test_containers_and_networks_of_a_dead_harness_are_removed() -> None:
+    """Those with the label that was held, running ones, too, and neither others nor those that were released."""
+    name = f"midemit-test-{uuid.uuid4().hex[:8]}"
+    labels = {which: f"midemit.test={name}-{which}" for which in ("held", "released", "other")}
+    held, released = ([("engine", f"{engine.address()} {labels[which]}")] for which in ("held", "released"))
+    with engines.connected() as client, ExitStack() as stack:
+        for which, label in labels.items():
+            key, _, value = label.partition("=")
+            stack.enter_context(engines.things(client, f"{name}-{which}", {key: value}, ["sleep", "300"]))
+        with harness(hold=[*held, *released], release=released) as (process, pids):
+            assert len(engines.present(client, f"{name}-held")) == 3
+            process.kill()
+            wait_until(lambda: gone(pids[2]), "the reaper to end")
+        assert engines.present(client, f"{name}-held") == [f"volume {name}-held"]
+        assert len(engines.present(client, f"{name}-released")) == 3
+        assert len(engines.present(client, f"{name}-other")) == 3
+
+
+@engines.needed
+def test_container_that_was_under_way_when_its_harness_died_is_removed() -> None:
+    """The engine goes on making what was asked for, and the reaper looks again."""
+    name = f"midemit-test-{uuid.uuid4().hex[:8]}"
+    more = f"""
+import http.client, socket, urllib.parse
+asked = http.client.HTTPConnection("localhost")
+asked.sock = socket.socket(socket.AF_UNIX)
+asked.sock.connect({engine.address().removeprefix("unix://")!r})
+body = '{{"Image": "{engines.IMAGES.server}", "Labels": {{"midemit.test": "{name}"}}}}'
+asked.request("POST", "/containers/create?name={name}", body, {{"Content-Type": "application/json"}})
+"""
+    with engines.connected() as client:
+        held = [("engine", f"{engine.address()} midemit.test={name}")]
+        with harness(hold=held, more=more) as (process, pids):
+            process.kill()
+            wait_until(lambda: gone(pids[2]), "the reaper to end")
+        assert engines.present(client, name) == []
+
+
+@pytest.mark.parametrize(("status", "length_bytes"), [(500, None), (200, 1000)], ids=["error", "cut off"])
+def test_engine_that_is_out_of_order_does_not_keep_the_rest(
+    tmp_path: Path, status: int, length_bytes: int | None
+) -> None:
+    """Whether it answers with an error or dies while it answers, the directories go."""
+    (tmp_path / "held").mkdir()
+    with http_server(lambda request: reply(request, status, b'{"message": "no"}', length_bytes)) as url:
+        held = [("engine", f"{url} a=b"), ("directory", str(tmp_path / "held"))]
+        with harness(hold=held) as (process, pids):
+            process.kill()
+            wait_until(lambda: gone(pids[2]), "the reaper to end")
+    assert not (tmp_path / "held").exists()

@@ -26,6 +26,22 @@ location = "{database}"
 rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
 """
 
+# Without a command: that of the image is run, and it listens on a port of its own.
+IMAGE = """
+schema = 1
+name = "mine"
+[container]
+image = "chat:1"
+port = 3000
+volumes = { "/data" = "{folder}" }
+[protocol]
+event = "chat message"
+[store]
+kind = "sqlite"
+location = "{folder}/chat.db"
+rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
+"""
+
 FULL = """
 schema = 1
 name = "full-1.0_x"
@@ -37,6 +53,13 @@ fork = ["{python}", "server.py", "--fork"]
 env = { LEVEL = "debug", WHERE = "{database}" }
 ready_timeout_seconds = 30
 stop_timeout_seconds = 0.5
+[container]
+image = "chat:1"
+command = ["node", "server.js", "{port}", "{database}"]
+port = 3000
+environment = { DATABASE = "{folder}/chat.db" }
+pass_environment = ["TOKEN"]
+volumes = { "/data" = "{folder}", "/etc/chat" = "settings" }
 [protocol]
 event = "say"
 broadcast = "said"
@@ -284,7 +307,6 @@ def test_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     [
         ("schema = 1", "schema"),
         ('name = "mine"', "name"),
-        ('command = ["node", "server.js", "{port}"]', "server.command"),
         ('event = "chat message"', "protocol.event"),
         ('kind = "sqlite"', "store.kind"),
         ('location = "{database}"', "store.location"),
@@ -296,7 +318,17 @@ def test_missing_key_is_named(tmp_path: Path, line: str, key: str) -> None:
     assert refused(tmp_path, changed((line, ""))) == f"missing key `{key}`"
 
 
-@pytest.mark.parametrize("table", ["server", "protocol", "store"])
+@pytest.mark.parametrize("more", ["", "cwd = '.'"])
+def test_server_is_a_command_or_an_image(tmp_path: Path, more: str) -> None:
+    """A description without either is told so, also where it has no table for a server at all."""
+    command = ('command = ["node", "server.js", "{port}"]', more)
+    said = "missing key `server.command`: the program that is the server, or else an image of it in [container]"
+    assert refused(tmp_path, changed(command)) == said
+    assert refused(tmp_path, changed(command, ("[server]\n", "" if not more else "[server]\n"))) == said
+    assert t.load(str(write(tmp_path, IMAGE))).server == t.Server()
+
+
+@pytest.mark.parametrize("table", ["protocol", "store"])
 def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
     """A description without a required table is told which."""
     text = re.sub(rf"\[{table}\]\n[^\[]*(\[\"[^\[]*)?", "", SHORTEST)
@@ -309,10 +341,11 @@ def test_missing_table_is_named(tmp_path: Path, table: str) -> None:
     [
         (
             "",
-            "`claims`, `client`, `controls`, `crash_points`, `delay_points`, `error_points`, `name`, `protocol`, "
-            "`schema`, `server`, `store`",
+            "`claims`, `client`, `container`, `controls`, `crash_points`, `delay_points`, `error_points`, `name`, "
+            "`protocol`, `schema`, `server`, `store`",
         ),
         ("server", "`command`, `cwd`, `env`, `fork`, `ready`, `ready_timeout_seconds`, `stop_timeout_seconds`"),
+        ("container", "`command`, `environment`, `image`, `pass_environment`, `port`, `volumes`"),
         ("protocol", "`ack_timeout_seconds`, `broadcast`, `event`, `namespace`, `path`"),
         ("store", "`kind`, `location`, `rows`"),
         ("claims", "`content`, `guarantee`, `order`, `receivers`, `recovery_seconds`, `replay`"),
@@ -342,6 +375,13 @@ WRONG_TYPES = {
     "server.env": [('"A=1"', "a table", "a string"), ('["A"]', "a table", "a list")],
     "server.ready_timeout_seconds": [('"10"', "a number", "a string"), ("true", "a number", "true or false")],
     "server.stop_timeout_seconds": [("07:32:00", "a number", "a time"), ("[]", "a number", "a list")],
+    "container": [("1", "a table", "a whole number"), ('["x"]', "a table", "a list")],
+    "container.image": [("1", "a string", "a whole number"), ("[]", "a string", "a list")],
+    "container.command": [('"node"', "a list", "a string"), ("{}", "a list", "a table")],
+    "container.port": [('"3000"', "a whole number", "a string"), ("1.5", "a whole number", "a number")],
+    "container.environment": [('"A=1"', "a table", "a string"), ('["A"]', "a table", "a list")],
+    "container.pass_environment": [('"A"', "a list", "a string"), ('{ A = "1" }', "a list", "a table")],
+    "container.volumes": [('"/data"', "a table", "a string"), ('["/data"]', "a table", "a list")],
     "protocol": [("true", "a table", "true or false")],
     "protocol.event": [("1.5", "a string", "a number"), ("1979-05-27T07:32:00Z", "a string", "a date and time")],
     "protocol.broadcast": [("false", "a string", "true or false")],
@@ -463,13 +503,22 @@ def test_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
     assert said.startswith("key `server.stop_timeout_seconds`: ")
 
 
-@pytest.mark.parametrize("command", ["[]", '[""]', '["", "{port}"]'])
+@pytest.mark.parametrize("command", ['[""]', '["", "{port}"]'])
 def test_command_without_a_program_is_refused(tmp_path: Path, command: str) -> None:
     """A command names a program, that of a control too."""
     said = refused(tmp_path, changed(('["node", "server.js", "{port}"]', command)))
     assert said.startswith("key `server.command`: expected a program and its arguments, got [")
     said = refused(tmp_path, with_key("controls", f"without_unique = {command}"))
     assert said.startswith("key `controls.without_unique`: expected a program and its arguments, got [")
+
+
+def test_control_without_a_command_is_refused(tmp_path: Path) -> None:
+    """Also that of an image: it would be the server itself."""
+    said = refused(tmp_path, with_key("container", 'command = [""]', text=IMAGE))
+    assert said == "key `container.command`: expected a program and its arguments, got ['']"
+    for text in (SHORTEST, IMAGE):
+        said = refused(tmp_path, with_key("controls", "without_unique = []", text=text))
+        assert said == "key `controls.without_unique`: expected a program and its arguments, got []"
 
 
 @pytest.mark.parametrize("ready", ["", "TCP", "tcp:", "http", "http:", "http:health", "log", "log:", "udp"])
@@ -541,6 +590,75 @@ def test_placeholder_in_a_control_does_not_count_for_the_server(tmp_path: Path) 
     assert said.startswith("`{port}` is used nowhere: put it in server.command")
     said = refused(tmp_path, with_key("controls", 'without_unique = ["node", "loose.js"]'))
     assert said.startswith("`{port}` is used nowhere: put it in controls.without_unique")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('"chat:1"', '""'), "key `container.image`: expected the name of an image, got ''"),
+        (('image = "chat:1"', ""), "missing key `container.image`"),
+        (("3000", "0"), "key `container.port`: expected a port, got 0"),
+        (("3000", "-1"), "key `container.port`: expected a port, got -1"),
+        (("3000", "65536"), "key `container.port`: expected a port, got 65536"),
+        (
+            ('"/data" =', '"data" ='),
+            "key `container.volumes`: expected a path from the root of the container, got 'data'",
+        ),
+        (('"/data" =', '"" ='), "key `container.volumes`: expected a path from the root of the container, got ''"),
+        (
+            ('"{folder}" }', '"{database}" }'),
+            "key `container.volumes`: expected a path of this machine, or one with `{folder}`, got '{database}'",
+        ),
+        (('"{folder}" }', "1 }"), "key `container.volumes./data`: expected a string, got a whole number"),
+        (
+            ("port = 3000", "port = 3000\nenvironment = { A = 1 }"),
+            "key `container.environment.A`: expected a string, got a whole number",
+        ),
+        (
+            ("port = 3000", 'port = 3000\npass_environment = ["A", 1]'),
+            "key `container.pass_environment[1]`: expected a string, got a whole number",
+        ),
+    ],
+)
+def test_image_that_cannot_be_run_is_refused(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    """Its name, its port and its volumes have to be such, and its environment text."""
+    assert refused(tmp_path, changed(change, text=IMAGE)) == said
+
+
+@pytest.mark.parametrize("port", [1, 3000, 65535])
+def test_image_may_have_a_port_of_its_own(tmp_path: Path, port: int) -> None:
+    """Then nothing needs to be told another one."""
+    read = t.load(str(write(tmp_path, changed(("3000", str(port)), text=IMAGE))))
+    assert read.container == t.Container(image="chat:1", port=port, volumes={"/data": "{folder}"})
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("container", 'environment = { PORT = "{port}" }'),
+        ("container", 'command = ["node", "server.js", "{port}"]'),
+        ("server", 'env = { PORT = "{port}" }'),
+    ],
+)
+def test_image_without_a_port_of_its_own_has_to_be_told_one(tmp_path: Path, table: str, told: str) -> None:
+    """In its environment, or in the command that it is to run."""
+    told_nowhere = changed(("port = 3000\n", ""), text=IMAGE)
+    assert refused(tmp_path, told_nowhere).startswith("`{port}` is used nowhere: put it in container.command, ")
+    assert t.load(str(write(tmp_path, with_key(table, told, text=told_nowhere)))).name == "mine"
+
+
+def test_server_here_and_its_image_each_need_a_port(tmp_path: Path) -> None:
+    """What one is told is nothing to the other."""
+    both = with_key("container", 'command = ["node", "server.js"]\nimage = "chat:1"')
+    assert refused(tmp_path, both).startswith("`{port}` is used nowhere: put it in container.command, ")
+    assert t.load(str(write(tmp_path, with_key("container", "port = 3000", text=both)))).name == "mine"
+
+
+@pytest.mark.parametrize("location", ["chat.db", "/data/chat.db", "{port}.db"])
+def test_store_of_an_image_has_to_be_the_runs_own(tmp_path: Path, location: str) -> None:
+    """A path in the container names nothing here."""
+    said = refused(tmp_path, changed(("{folder}/chat.db", location), text=IMAGE))
+    assert said.startswith(f"key `store.location`: expected a path with `{{database}}`, got {location!r}")
 
 
 @pytest.mark.parametrize("receivers", ["exactly-once", "at-least-once"])

@@ -84,7 +84,9 @@ class Container:
         self.log = log
         self._container = started
         self._on_exit = on_exit
-        self._secrets = [secret.encode() for secret in secrets if secret]
+        # Line by line, as it is printed; and none before another one that it is a part of.
+        lines = {line.encode() for secret in secrets for line in secret.splitlines() if line}
+        self._secrets = sorted(lines, key=len, reverse=True)
         self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._init = init
         self._pid = next(_descendants(init), 0)
@@ -228,13 +230,21 @@ class Container:
             self._exited.exception()  # who asks is told; that nobody asks is nothing to complain of
 
     def _copy_log(self) -> None:
-        with contextlib.suppress(docker.errors.DockerException, requests.RequestException, OSError):
-            printed = self._container.logs(stream=True, follow=True)
-            with self.log.open("ab", buffering=0) as log:
-                for part in printed if not self._secrets else _lines(printed):
-                    for secret in self._secrets:
-                        part = part.replace(secret, b"***")
-                    log.write(part)
+        gone = contextlib.suppress(docker.errors.DockerException, requests.RequestException, OSError)
+        with gone, self.log.open("ab", buffering=0) as log:
+            for part in _lines(self._printed()) if self._secrets else self._printed():
+                for secret in self._secrets:
+                    part = part.replace(secret, b"***")
+                log.write(part)
+
+    def _printed(self) -> Iterator[bytes]:
+        """All that it prints; what the engine passes on may end before a last line without an end, which is kept."""
+        passed_bytes = 0
+        for part in self._container.logs(stream=True, follow=True):
+            passed_bytes += len(part)
+            yield part
+        self._container.wait(timeout=None)
+        yield self._container.logs()[passed_bytes:]
 
 
 def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
@@ -265,6 +275,7 @@ class Containers:
         self._name = f"midemit-{secrets.token_hex(4)}"
         self.images = images
         self._links = links
+        self._release_links: Callable[[], None] = lambda: None
         self._numbers = iter(range(1, 2**31))
         self._network: _Network | None = None
         self._pods: list[Pod] = []
@@ -346,10 +357,13 @@ class Containers:
             return Launched(container, before, network.toxiproxy)
 
         try:
-            return await Toxiproxy.launched(launch, self.images.toxiproxy, links.reserve)
+            started = await Toxiproxy.launched(launch, self.images.toxiproxy, links.reserve)
         except BaseException:
             links.release()
             raise
+        self._release_links()  # of one before, which has ended
+        self._release_links = links.release
+        return started
 
     # -- servers -------------------------------------------------------------------------------------------------
 
@@ -439,6 +453,7 @@ class Containers:
                 await asyncio.to_thread(self._network.remove)
             reaper.release("engine", self._held)
         finally:
+            self._release_links()
             self._client.close()
 
 
