@@ -651,8 +651,8 @@ class ContainerHost:
             return "Its image has a program for another processor: build or pull it for this machine's."
         if any(words in printed for words in _NOT_WRITABLE):
             return (
-                "It cannot write where it wants to: in a container only the run's own directory can be written, {folder}, "
-                f"here {self._directory}; give it that for its store, or mount it there (container.volumes)."
+                "It cannot write where it wants to: in a container only the run's own directory, {folder}, can be "
+                f"written, here {self._directory}; give it that for its store, or mount it there (container.volumes)."
             )
         own = self._target.container
         if own is not None and own.port is not None and process.exit_status is None:
