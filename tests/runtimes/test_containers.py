@@ -19,7 +19,8 @@ from harness import history as h
 from harness.errors import HarnessError, TargetError
 from harness.process import Process
 from harness.runtimes import Address, Images, Wanted
-from harness.runtimes.containers import Container, ContainerHost, Containers
+from harness.runtimes.container import Container
+from harness.runtimes.containers import ContainerHost, Containers
 from harness.server import Server
 from harness.target import Target, of_run, put
 from harness.toxiproxy import PortTaken
