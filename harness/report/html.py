@@ -140,7 +140,8 @@ def render(run: RunFolder, summary: Summary, ledger: "Ledger | None") -> bytes:
     """The content of index.html; `ledger` is one whose folder is beside that of the run."""
     wholes = _wholes(_views(run.path, summary))
     words = tuple(reversed(WEIGHT))
-    return page("index.html", plan=run.plan, summary=summary, wholes=wholes, words=words, ledger=ledger)
+    logs = sorted(log.name for log in run.path.glob("*.log") if log.stat().st_size)
+    return page("index.html", plan=run.plan, summary=summary, wholes=wholes, words=words, ledger=ledger, logs=logs)
 
 
 def page(template: str, **values: object) -> bytes:

@@ -278,6 +278,15 @@ def test_a_run_without_scenarios_has_a_page(tmp_path: Path) -> None:
     assert "No scenario was planned" in page_of(tmp_path).text
 
 
+def test_the_logs_of_the_run_are_reached_from_its_page(tmp_path: Path) -> None:
+    """What Toxiproxy printed; a log in which nothing is would be no help."""
+    RunBuilder(tmp_path)
+    (tmp_path / "toxiproxy-42.log").write_text("listening\n")
+    (tmp_path / "fork-42-0.log").touch()
+    logs = [link["href"] for link in page_of(tmp_path).all("a") if str(link["href"]).endswith(".log")]
+    assert logs == ["toxiproxy-42.log"]
+
+
 def test_the_page_is_a_function_of_the_folder(tmp_path: Path) -> None:
     """And of the ledger beside it: writing the report twice gives the same bytes."""
     samples.write_showcase(tmp_path)
