@@ -910,4 +910,5 @@ def test_engine_that_goes_away_is_an_error(tmp_path: Path, then: str) -> None:
         assert on_engine(started) == []
     assert (ran.status, set(ran.verdicts.values())) == (3, {"error"}), ran.output
     assert "the Docker engine does not answer any more, asked to " in ran.output
+    assert "not everything could be ended: the Docker engine does not " in ran.output
     assert "Traceback" not in ran.output
