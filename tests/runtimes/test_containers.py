@@ -604,7 +604,10 @@ async def test_server_that_ends_at_once_is_told_with_its_last_lines(tmp_path: Pa
 async def test_server_that_does_not_get_ready_is_told(tmp_path: Path) -> None:
     """And killed."""
     said = await refused(tmp_path, ["sh", "-c", "echo waiting; sleep 300"], "ready_timeout_seconds = 1")
-    assert said == ("the server of fixed did not get ready within 1 s (tcp, port 3000). Its last lines:\n    waiting")
+    assert said == (
+        "the server of fixed did not get ready within 1 s (tcp, port 3000). Nothing listens on port 3000 in its "
+        "container: is container.port right? Its last lines:\n    waiting"
+    )
 
 
 @in_event_loop
