@@ -246,18 +246,22 @@ class ProcessGroup:
         """
         self.send_signal(signal.SIGTERM)
         self.send_signal(signal.SIGCONT)
-        try:
-            await waiting.within(self.wait(), awaited="the command to stop", timeout_seconds=timeout_seconds)
-        except waiting.WaitTimeout:
-            in_time = False
-        else:
-            in_time = True
+        in_time = await ended_within(self, timeout_seconds)
         await self.kill()
         return in_time
 
     def last_log_lines(self, count: int = 15) -> str:
         """The end of what the command printed, for an error's text."""
         return last_lines(self.log, count)
+
+
+async def ended_within(process: Process, seconds: float) -> bool:
+    """Wait until it has ended, for so long; whether it has."""
+    try:
+        await waiting.within(process.wait(), awaited="the command to end", timeout_seconds=seconds)
+    except waiting.WaitTimeout:
+        return False
+    return True
 
 
 def last_lines(log: Path, count: int = 15) -> str:

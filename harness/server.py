@@ -15,7 +15,7 @@ from harness.clients.author import Message
 from harness.errors import HarnessError, TargetError
 from harness.fault import Acts, NotSeen, fault
 from harness.link import SenderLink, stored_unanswered
-from harness.process import Process
+from harness.process import Process, ended_within
 from harness.runtimes import Address, Host, Wanted
 from harness.store import SQLiteStore
 from harness.target import Points, Target, of_run, put
@@ -203,8 +203,7 @@ class Server:
     async def ended_within(self, seconds: float) -> bool:
         """Wait until it has ended by itself, for so long; whether it has."""
         if self._process is not None:
-            with contextlib.suppress(waiting.WaitTimeout):
-                await waiting.within(self._process.wait(), awaited="the server to end", timeout_seconds=seconds)
+            await ended_within(self._process, seconds)
         return not self.is_running
 
     @property

@@ -16,7 +16,7 @@ import requests
 from harness import waiting
 from harness.engine import called
 from harness.errors import HarnessError
-from harness.process import all_stand, all_wait, last_lines
+from harness.process import all_stand, all_wait, ended_within, last_lines
 
 T = TypeVar("T")
 
@@ -148,12 +148,7 @@ class Container:
         """Its signal to stop (SIGTERM, if the image says nothing else); SIGKILL at the deadline."""
         if self.exit_status is None:
             await self._signal(self._container.attrs["Config"].get("StopSignal") or "SIGTERM")
-        try:
-            await waiting.within(self.wait(), awaited="the container to stop", timeout_seconds=timeout_seconds)
-        except waiting.WaitTimeout:
-            in_time = False
-        else:
-            in_time = True
+        in_time = await ended_within(self, timeout_seconds)
         await self.kill()
         return in_time
 
