@@ -194,8 +194,14 @@ def clean(client: DockerClient) -> list[str]:
     """
     removed = []
     for kind, thing in list(leftovers(client)):
-        with contextlib.suppress(docker.errors.NotFound):  # somebody else was sooner
-            options = {"force": True, "v": True} if kind == "container" else {}
+        options = {"force": True, "v": True} if kind == "container" else {}
+        try:
             called(f"remove the {kind} {thing.name}", functools.partial(thing.remove, **options))
-            removed.append(f"{kind} {thing.name}")
+        except docker.errors.NotFound:  # somebody else was sooner
+            continue
+        except HarnessError as error:
+            if "already in progress" not in str(error):  # somebody else is at it
+                raise
+            continue
+        removed.append(f"{kind} {thing.name}")
     return removed

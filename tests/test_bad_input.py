@@ -87,7 +87,7 @@ def test_failing_server_is_quoted_once(tmp_path: Path) -> None:
     target = described(tmp_path, command=python("import sys; sys.exit('no module named chat')"))
     ran = run(tmp_path, "scenarios", "-k", "baseline-one", "-n", "2", "--target", target)
     said = error(ran)
-    assert "the server of bad ended with exit status 1 before it was ready (tcp) on port" in said
+    assert "the server of bad ended with exit status 1 before it was ready (tcp, port" in said
     assert said.endswith("\n    no module named chat")
     assert ran.output.count("no module named chat") == 1
 
@@ -114,7 +114,7 @@ runpy.run_module("harness.targets.reference", run_name="__main__")
 def test_taken_port_is_what_the_server_says_it_is(tmp_path: Path) -> None:
     """A server that finds its port taken says so itself, and its words are in the error."""
     said = refused(tmp_path, "--target", described(tmp_path, command=python(OCCUPIER)))
-    assert "before it was ready (tcp) on port" in said
+    assert "before it was ready (tcp, port" in said
     assert "address already in use" in said.lower()
 
 

@@ -57,7 +57,7 @@ async def _serve_one_message(name: str, folder: Path) -> None:
     description = _description(name)
     port = ports.reserve()
     database = folder / "chat.db"
-    names = {"python": sys.executable, "port": port.port, "database": database}
+    names = {"python": sys.executable, "host": "127.0.0.1", "port": port.port, "database": database}
     server = ProcessGroup(
         [part.format_map(names) for part in description["server"]["command"]],
         cwd=TARGETS[name].parent / description["server"].get("cwd", "."),

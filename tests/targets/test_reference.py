@@ -967,7 +967,8 @@ def test_its_description_names_its_own_switches(tmp_path: Path) -> None:
     """The commands of target.toml are accepted by the command line, and its crash point by the server."""
     folder = Path(reference.__file__).parent
     described = tomllib.loads((folder / "target.toml").read_text())
-    values = {"python": sys.executable, "port": "65536", "database": str(tmp_path / "chat.db"), "message": "3"}
+    names = {"python": sys.executable, "host": "127.0.0.1", "port": "65536", "message": "3"}
+    values = {**names, "database": str(tmp_path / "chat.db")}
     for command in (described["server"]["command"], described["controls"]["without_unique"]):
         ended = subprocess.run([part.format(**values) for part in command], cwd=folder, capture_output=True, text=True)
         assert "'65536' is not a port" in ended.stderr
