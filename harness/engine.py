@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,8 +135,8 @@ def called(doing: str, call: Callable[[], T]) -> T:
         raise HarnessError(f"the Docker engine cannot {doing}: {brief(error.explanation or str(error))}") from error
     except (docker.errors.DockerException, requests.RequestException) as error:
         raise HarnessError(
-            f"the Docker engine does not answer any more, asked to {doing}: {brief(str(root_cause(error)))}; see that "
-            "it runs (`docker info`), and run again"
+            f"the Docker engine does not answer any more, asked to {doing} ({type(error).__name__}); see that it runs "
+            "(`docker info`), and run again"
         ) from error
 
 
@@ -158,9 +159,14 @@ def _started(pid: int) -> str:
     return "" if told[0] in "ZX" else told[19]
 
 
-def _is_alive(named: str) -> bool:
-    pid, _, _ = named.partition("-")
-    return pid.isdecimal() and owner(int(pid)) == named
+# As `owner` calls a process: what is called otherwise has our label by somebody else's hand, and is theirs.
+_OWNER = re.compile(r"([0-9]{1,9})-[0-9]+-[0-9a-f-]{36}", re.ASCII)
+
+
+def _is_gone(named: str) -> bool:
+    """Whether that is a process as `owner` has it, and runs no more."""
+    found = _OWNER.fullmatch(named)
+    return found is not None and owner(int(found[1])) != named
 
 
 def leftovers(client: DockerClient) -> Iterator[tuple[str, Any]]:
@@ -178,7 +184,7 @@ def leftovers(client: DockerClient) -> Iterator[tuple[str, Any]]:
     )
     for kind, found in kinds:
         for thing in called(f"list its {kind}s", found):
-            if not _is_alive(_labels(thing).get(OWNER, "")):
+            if _is_gone(_labels(thing).get(OWNER, "")):
                 yield kind, thing
 
 

@@ -231,6 +231,8 @@ class Gate:
     def _chosen_runtime(self) -> Runtime:
         """Where everything runs; of containers, the first process of a run sees that all is there."""
         if self._config.getoption("--runtime") == "local":
+            if self._images != Images():
+                raise HarnessError("--image-… says what runs in containers: add --runtime docker, or leave it out")
             for option, on in zip(self._target_options, self.targets, strict=True):
                 if not on.server.command:
                     raise TargetError(f"the target {option} is an image and has no command: add --runtime docker")

@@ -318,8 +318,8 @@ def _problems(target: Target) -> Iterator[str]:
                 )
     if not any(placeholder in target.store.location for placeholder in ("{database}", "{folder}")):
         yield (
-            f"key `store.location`: expected a path with `{{database}}`, got {target.store.location!r}: "
-            "the store is read and locked, and must be the run's own"
+            "key `store.location`: expected a path with `{database}` or `{folder}`, got "
+            f"{target.store.location!r}: the store is read and locked, and must be the run's own"
         )
     if claims.receivers != "none" and protocol.broadcast is None:
         yield f"missing key `protocol.broadcast`: claims.receivers is {claims.receivers!r}"

@@ -181,13 +181,13 @@ def test_owner_is_one_process_only() -> None:
         named = engine.owner(one.pid)
         assert named == engine.owner(one.pid)
         assert named != engine.owner(other.pid)
-        assert engine._is_alive(named)
+        assert not engine._is_gone(named)
         pid, started, boot = named.split("-", 2)
         assert pid == str(one.pid)
         for impostor in (f"{pid}-{int(started) + 1}-{boot}", f"{pid}-{started}-{uuid.uuid4()}", f"{pid}-{started}"):
-            assert not engine._is_alive(impostor)
-    assert not engine._is_alive(named)
-    assert engine._is_alive(engine.owner())
+            assert engine._is_gone(impostor)
+    assert engine._is_gone(named)
+    assert not engine._is_gone(engine.owner())
     assert engine.owner() == engine.owner(os.getpid())
 
 
@@ -197,13 +197,13 @@ def test_process_that_nobody_has_looked_after_is_gone() -> None:
         named = engine.owner(process.pid)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert not engine._is_alive(named)
+        assert engine._is_gone(named)
 
 
-@pytest.mark.parametrize("label", ["", "x", "-", "0--", "4190000--", "1", "-1-1-1"])
-def test_label_that_names_no_process_is_of_none(label: str) -> None:
-    """As by an earlier version of the harness, or by hand."""
-    assert not engine._is_alive(label)
+@pytest.mark.parametrize("label", ["", "x", "-", "0--", "4190000--", "1", "-1-1-1", "foo"])
+def test_label_that_names_no_process_is_somebody_elses(label: str) -> None:
+    """What has it was not made by the harness, and is left alone."""
+    assert not engine._is_gone(label)
 
 
 @engines.needed

@@ -219,7 +219,9 @@ def test_placeholder_may_stand_in_any_text_of_a_run(tmp_path: Path, changes: lis
 def test_store_has_to_be_the_runs_own(tmp_path: Path) -> None:
     """A fixed location would have the harness read and lock a file of the user's."""
     path = write(tmp_path, changed(('"{port}"]', '"{port}", "{database}"]'), ('"{database}"\nrows', '"x.db"\nrows')))
-    with pytest.raises(TargetError, match=r"key `store.location`: expected a path with `\{database\}`, got 'x.db'"):
+    with pytest.raises(
+        TargetError, match=r"key `store.location`: expected a path with `\{database\}` or `\{folder\}`, got 'x.db'"
+    ):
         t.load(str(path))
 
 
@@ -658,7 +660,9 @@ def test_server_here_and_its_image_each_need_a_port(tmp_path: Path) -> None:
 def test_store_of_an_image_has_to_be_the_runs_own(tmp_path: Path, location: str) -> None:
     """A path in the container names nothing here."""
     said = refused(tmp_path, changed(("{folder}/chat.db", location), text=IMAGE))
-    assert said.startswith(f"key `store.location`: expected a path with `{{database}}`, got {location!r}")
+    assert said.startswith(
+        f"key `store.location`: expected a path with `{{database}}` or `{{folder}}`, got {location!r}"
+    )
 
 
 @pytest.mark.parametrize("receivers", ["exactly-once", "at-least-once"])

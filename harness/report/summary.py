@@ -243,7 +243,7 @@ def _unproven(unproven: Sequence[ScenarioSummary], planned: int, of: str, run: R
         first_missing = run.plan.missing[0]
         could_not = f"{times(len(run.plan.missing), 'scenario')} could not run on this machine"
         return f"{could_not}; the first is {first_missing.id}: {first_missing.reason.rstrip('.')}."
-    return "The target offers nothing for any of the selected scenarios, so nothing was proven."
+    return "None of the selected scenarios is offered here, so nothing was proven; each says why."
 
 
 def _all(planned: int) -> str:

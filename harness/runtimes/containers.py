@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ _LISTENS = "0A"
 _HELD = ("sh", "-c", 'kill -STOP $$; exec "$@"', "sh")
 # Permission bits do not bind root; without these two privileges they do.
 _PRIVILEGES = ("DAC_OVERRIDE", "DAC_READ_SEARCH")
+# What a variable is called whose value is not to be in a log.
+_SECRET = re.compile("PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|PRIVATE|API_?KEY", re.IGNORECASE)
 # What a pod runs stands by, on a port that no server wants.
 _POD_PORT = 65_535
 _PACKAGE = Path(harness.__file__).resolve().parent
@@ -93,6 +96,12 @@ class Containers:
                     raise HarnessError(
                         f"{target.path}: key `container.pass_environment`: {name} is not set in your environment"
                     )
+            for inside, place in target.container.volumes.items() if target.container is not None else []:
+                if "{folder}" not in place and not (target.folder / place).exists():
+                    raise HarnessError(
+                        f"{target.path}: key `container.volumes`: there is no {(target.folder / place).resolve()}, "
+                        f"which is to be {inside} in the container"
+                    )
         for image in {target.container.image for target in targets if target.container is not None}:
             self._require_image(image, "container.image")
 
@@ -128,7 +137,15 @@ class Containers:
     def environment(self) -> dict[str, str]:
         """The engine and the images."""
         version = called("say what it is", self._client.version)["Version"]
-        return {"docker": version, **{f"image of {name}": image for name, image in self.images._asdict().items()}}
+        images = self.images._asdict().items()
+        ids = {name: self._image_id(image) for name, image in images}
+        return {"runtime": f"docker {version}", **{f"image of {name}": f"{of} ({ids[name]})" for name, of in images}}
+
+    def _image_id(self, name: str) -> str:
+        try:
+            return str(called("look at an image", lambda: self._client.images.get(name)).short_id)
+        except docker.errors.ImageNotFound:
+            return "not needed"
 
     # -- Toxiproxy -----------------------------------------------------------------------------------------------
 
@@ -339,7 +356,7 @@ class ContainerHost:
         held = _HELD if wanted.held else ()
         options: dict[str, Any] = {} if os.geteuid() == 0 else {"user": f"{os.geteuid()}:{os.getegid()}"}
         mounts = [_mount(self._directory, self._directory, writable=True)]
-        environment, hidden = dict(wanted.env), {}
+        environment, passed = dict(wanted.env), {}
         if (own := self._target.container) is None:
             image, command = self._runtime.images.server, []
             options |= {"entrypoint": [*held, *wanted.command], "working_dir": str(self._target.folder)}
@@ -351,15 +368,15 @@ class ContainerHost:
             if held:
                 entrypoint, of_image = self._runtime.command_of(image)
                 options["entrypoint"], command = [*held, *entrypoint], command or of_image
-            hidden = {name: os.environ[name] for name in own.pass_environment if name in os.environ}
+            passed = {name: os.environ[name] for name in own.pass_environment if name in os.environ}
             mounts += [self._volume(Path(inside), place) for inside, place in own.volumes.items()]
         return await self._runtime.launched(
             image,
             command,
             log=log,
             on_exit=on_exit,
-            secrets=tuple(hidden.values()),
-            environment={**environment, **hidden},
+            secrets=(*passed.values(), *(value for name, value in environment.items() if _SECRET.search(name))),
+            environment={**environment, **passed},
             mounts=mounts,
             network_mode=self._pod.mode,
             cap_drop=list(_PRIVILEGES) if wanted.unprivileged else None,
@@ -380,7 +397,10 @@ class ContainerHost:
     def hint(self, address: Address, process: Process) -> str:
         """What goes wrong with images."""
         printed = process.log.read_text(errors="replace").lower()
-        if _listening(self._pod.container.pid, address.port):
+        listening = _listening(self._pod.container.pid, address.port)
+        if listening - _LOOPBACKS:
+            return f"It listens, and does not do what server.ready = {self._target.server.ready!r} waits for."
+        if listening:
             return (
                 "It listens on the loopback of its container, where nobody else reaches it: have it listen on 0.0.0.0, "
                 "which is what {host} stands for in a container."
