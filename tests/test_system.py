@@ -57,6 +57,7 @@ class Place:
         self.forking = forking
         self.target = described(folder)
         self.systems: list[System] = []
+        self._held = _groups_held()  # Toxiproxy's own among them
 
     async def run(
         self, schedule: Schedule, run: Run = CLAIM, *, target: Target | None = None, transport: str = "websocket"
@@ -107,10 +108,13 @@ class Place:
                 assert probe.connect_ex(("127.0.0.1", system._address.port)) != 0
         assert list(Path(tempfile.gettempdir()).iterdir()) == []
         assert [kind for kind, _ in reaper._held if kind == "directory"] == []
-        others = 2 if self.forking else 1  # Toxiproxy's own, and that of the program that forks
-        assert len([kind for kind, _ in reaper._held if kind == "group"]) == others
+        assert _groups_held() == self._held + self.forking  # that of the program that forks
         if toxiproxy_lives:
             assert self.proxies() == {}
+
+
+def _groups_held() -> int:
+    return len([kind for kind, _ in reaper._held if kind == "group"])
 
 
 def _group_runs(group: int) -> bool:
