@@ -243,7 +243,10 @@ def test_case_that_threatens_nothing_is_kept_when_it_is_asked_for(tmp_path: Path
     """Its controls show elsewhere in the sweep what a cut can do."""
     ran = run(tmp_path, "scenarios", "--case", "wire/down/20..22")
     assert (ran.verdicts, ran.status) == ({"wire-down-python-websocket": "kept"}, 0), ran.output
-    assert "wire/down/20..22: acknowledged, then cut" in ran.output
+    told = [line.strip() for line in ran.output.splitlines() if line.strip().startswith("wire/down/2")]
+    # An answer that has come can be lost to its client with the connection that ends behind it.
+    assert all(line.endswith((": acknowledged, then cut", ": cut, sent again, stored once")) for line in told), told
+    assert told[0].startswith("wire/down/20")
 
 
 def test_pair_that_breaks_is_reduced_and_says_how(tmp_path: Path) -> None:
