@@ -37,7 +37,7 @@ sweep: $(READY)
 		--target hardened-node --target hardened-node/rollback.toml || status=$$?; \
 	exit $$status
 
-# The same as `make scenarios`, RUNS times in a row, each with a new seed; then a table of what was not kept each time.
+# All scenarios, long sweeps too, RUNS times in a row, each with a new seed; then a table of what was not kept each time.
 soak: $(READY)
 	$(VENV)/bin/python -m harness soak --runs $(RUNS)
 
