@@ -315,8 +315,8 @@ def _disk() -> Found:
     from harness import resources
 
     folder = Path.cwd() / "reports"
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    there = resources.nearest(folder)
+    if not resources.is_open(there):
         raise Lacking(f"{folder} cannot be written", "pytest scenarios --reports FOLDER, with one that is open to you")
     resources.require_room(there)
     return Found(f"{shutil.disk_usage(there).free / 1e9:,.1f} GB free for {_short(folder)}")

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import requests
 
+from harness import resources
 from harness.cache import alone_in, default_folder, run, workplace
 from harness.errors import HarnessError, ToxiproxyError, brief, ending, root_cause
 
@@ -178,8 +179,8 @@ def _examined(path: Path, source: str) -> Binary:
 
 
 def _writable(home: Path) -> Path:
-    there = next(path for path in (home, *home.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    there = resources.nearest(home)
+    if not resources.is_open(there):
         raise ToxiproxyError(f"{home} cannot be written: {there} is not a folder that is open to you")
     return there
 

@@ -180,8 +180,8 @@ def _budget(text: str) -> str:
 
 def _writable(folder: str) -> str:
     """A folder that can be written, or made; said while pytest reads its options, before anything has run."""
-    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    there = resources.nearest(Path(folder))
+    if not resources.is_open(there):
         raise argparse.ArgumentTypeError(f"{folder} cannot be written: {there} is not a folder that is open to you")
     return folder
 

@@ -21,8 +21,10 @@ _PROC = Path("/proc")
 _GONE = "ZX"
 
 
-# Permission bits do not bind root; without these two privileges they do.
-_UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
+PRIVILEGES = ("DAC_OVERRIDE", "DAC_READ_SEARCH")
+"""What keeps permission bits from binding root."""
+
+_UNPRIVILEGED = ("setpriv", "--bounding-set=" + ",".join(f"-{name.lower()}" for name in PRIVILEGES), "--")
 
 
 def unprivileged() -> tuple[str, ...]:
@@ -285,6 +287,25 @@ def _members(group: int) -> Iterator[int]:
         with contextlib.suppress(OSError):  # it has just ended
             if name.isdecimal() and os.getpgid(int(name)) == group:
                 yield int(name)
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """What a process has started, and what that has, in the order of starting; nothing where there is no /proc.
+
+    Not every kernel lists the children of a process. Of 0, the kernel's own, it is nothing, and not everything.
+    """
+    if not pid:
+        return
+    children: dict[int, list[int]] = {}
+    for name in sorted(filter(str.isdecimal, _listed(_PROC)), key=int):
+        with contextlib.suppress(OSError, IndexError):  # it has just ended
+            state, parent = (_PROC / name / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if state not in _GONE:
+                children.setdefault(int(parent), []).append(int(name))
+    found = children.get(pid, [])
+    while found:
+        yield from found
+        found = [child for parent in found for child in children.get(parent, [])]
 
 
 def _threads(pids: Iterable[int]) -> Iterator[Path]:

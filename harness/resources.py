@@ -25,6 +25,17 @@ def require(folder: Path) -> None:
     require_room(folder)
 
 
+def nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that is there."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def is_open(folder: Path) -> bool:
+    """Whether it is a folder in which one can write."""
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
 def require_descriptors() -> None:
     """Make sure that enough files can be opened.
 

@@ -229,7 +229,8 @@ class Tracers:
         """Start it; it stands by until there is something to trace.
 
         Args:
-            store: the database file, whose files have names of their own in the records' fingerprints.
+            store: the database file as the server calls it, without links; its files have names of their own in the
+                records' fingerprints.
             log: takes what a failing tracer prints.
         """
         process = ProcessGroup(_command(store), log=log, pipes=True)

@@ -3,11 +3,9 @@
 import contextlib
 import gc
 import hashlib
-import io
 import json
 import subprocess
 import sys
-import tarfile
 import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from docker import DockerClient
 from harness import engine
 from harness.runtimes import Images
 from harness.runtimes.containers import Containers
+from tests.standins import tar_of
 
 # The official ones, or what stands for them where no registry can be reached.
 _IMAGES = (Images(), Images("midemit-ci-toxiproxy:1", "midemit-ci-server:1"))
@@ -160,21 +159,11 @@ asyncio.run(main())
 
 def load(client: DockerClient, name: str, architecture: str) -> None:
     """Have an image, of next to nothing, that says it is for some architecture."""
-    layer = _packed({"empty": b""})
+    layer = tar_of({"empty": b""}, "w")
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]}
     config = {"architecture": architecture, "os": "linux", "config": {}, "rootfs": rootfs}
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     members = {"layer.tar": layer, "config.json": config, "manifest.json": manifest}
     client.images.load(
-        _packed({path: of if isinstance(of, bytes) else json.dumps(of).encode() for path, of in members.items()})
+        tar_of({path: of if isinstance(of, bytes) else json.dumps(of).encode() for path, of in members.items()}, "w")
     )
-
-
-def _packed(members: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for path, content in members.items():
-            member = tarfile.TarInfo(path)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return packed.getvalue()

@@ -3,10 +3,11 @@
 import io
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
 NOWHERE = "http://127.0.0.1:1"
 GENUINE = "#!/bin/sh\necho toxiproxy-server version 2.12.0\n"
@@ -78,10 +79,36 @@ def executable(path: Path, text: str) -> Path:
 
 def archive_of(members: dict[str, str]) -> bytes:
     """A release archive with these members, each with its text."""
+    return tar_of({name: text.encode() for name, text in members.items()}, "w:gz")
+
+
+def tar_of(members: Mapping[str, bytes], mode: Literal["w", "w:gz"]) -> bytes:
+    """An archive with these members, each with its content."""
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for name, text in members.items():
+    with tarfile.open(fileobj=packed, mode=mode) as archive:
+        for name, content in members.items():
             member = tarfile.TarInfo(name)
-            member.size = len(text)
-            archive.addfile(member, io.BytesIO(text.encode()))
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return packed.getvalue()
+
+
+_IMAGE_TARGET = """
+schema = 1
+name = "NAME"
+[container]
+image = "IMAGE"
+port = 3000
+volumes = { "/data" = "{folder}" }
+[protocol]
+event = "chat message"
+[store]
+kind = "sqlite"
+location = "{folder}/chat.db"
+rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
+"""
+
+
+def image_target(name: str, image: str) -> str:
+    """A description of an image as others have theirs: it is told no port, and has its store in a place of its own."""
+    return _IMAGE_TARGET.replace("NAME", name).replace("IMAGE", image)

@@ -23,6 +23,7 @@ from harness.report.summary import Summary
 from harness.runtimes import Images
 from tests import engines
 from tests.runs import KEPT, Ran, Running, project, run, running, wait_until
+from tests.standins import image_target
 
 CUT = "cut-middle-python-websocket"
 CUT_NODE = f"scenarios/test_cut.py::test_message_cut_inside_its_frame_is_stored_once[{CUT}]"
@@ -760,21 +761,7 @@ def test_interrupted_run_reports_what_it_has(processes: int, tmp_path: Path) -> 
 
 # -- in containers -----------------------------------------------------------------------------------------------
 
-# The image of the reference server, as others have theirs: on a port of its own, with a place for its store.
-IMAGE = """
-schema = 1
-name = "image"
-[container]
-image = "IMAGE"
-port = 3000
-volumes = { "/data" = "{folder}" }
-[protocol]
-event = "chat message"
-[store]
-kind = "sqlite"
-location = "{folder}/chat.db"
-rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
-""".replace("IMAGE", engines.IMAGES.server)
+IMAGE = image_target("image", engines.IMAGES.server)
 MOVES = '''
 @scenario(family="moves", controls=["once"], transports=["websocket"])
 async def test_moves(system):

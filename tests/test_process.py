@@ -243,6 +243,12 @@ def test_pause_waits_until_everything_stands_still(tmp_path: Path, monkeypatch: 
     assert states == []
 
 
+def test_nothing_descends_from_the_kernel() -> None:
+    """Of a container that had ended before anybody looked the first process is 0: that must not be everybody's."""
+    assert list(process.descendants(0)) == []
+    assert os.getpid() in process.descendants(1)
+
+
 RELAY = """
 import os, threading, time
 pipes = [os.pipe() for _ in range(3)]

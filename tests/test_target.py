@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from harness import target as t
 from harness.errors import TargetError
+from tests.standins import image_target
 
 SHORTEST = """
 schema = 1
@@ -26,21 +27,7 @@ location = "{database}"
 rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
 """
 
-# Without a command: that of the image is run, and it listens on a port of its own.
-IMAGE = """
-schema = 1
-name = "mine"
-[container]
-image = "chat:1"
-port = 3000
-volumes = { "/data" = "{folder}" }
-[protocol]
-event = "chat message"
-[store]
-kind = "sqlite"
-location = "{folder}/chat.db"
-rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
-"""
+IMAGE = image_target("mine", "chat:1")
 
 FULL = """
 schema = 1

@@ -23,6 +23,10 @@ LINKS = 32
 """So many links can be open at once unless a run needs more: each is a published port, which takes the engine 50 ms."""
 
 
+HELD = ("sh", "-c", 'kill -STOP $$; exec "$@"', "sh")
+"""Stands before a command that is to be held: stops itself, and then becomes what its arguments say."""
+
+
 class Images(NamedTuple):
     """The images of Toxiproxy, and of commands of targets that name none."""
 

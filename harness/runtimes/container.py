@@ -16,14 +16,13 @@ import requests
 from harness import waiting
 from harness.engine import called
 from harness.errors import HarnessError
-from harness.process import all_stand, all_wait, ended_within, last_lines
+from harness.process import all_stand, all_wait, descendants, ended_within, last_lines
 
 T = TypeVar("T")
 
 # A container that was killed is gone within milliseconds; a busy engine takes longer to say so.
 _END_TIMEOUT_SECONDS = 30.0
 _STAND_TIMEOUT_SECONDS = 10.0
-_PROC = Path("/proc")
 # Docker's own way to say that a signal ended a command.
 _SIGNALLED = 128
 
@@ -64,6 +63,11 @@ class Container:
         self._logging = threading.Thread(target=self._copy_log, name=f"log-{started.name}", daemon=True)
         self._logging.start()
         threading.Thread(target=self._reap, args=(loop,), name=f"wait-{started.name}", daemon=True).start()
+
+    @property
+    def id(self) -> str:
+        """What the engine calls it."""
+        return str(self._container.id)
 
     @property
     def pid(self) -> int:
@@ -217,19 +221,3 @@ def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
         yield from (line + b"\n" for line in lines)
     if unread:
         yield unread
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """What a process has started, and what that has, in the order of starting; not every kernel lists children."""
-    if not pid:
-        return
-    children: dict[int, list[int]] = {}
-    for name in sorted((entry.name for entry in os.scandir(_PROC) if entry.name.isdecimal()), key=int):
-        with contextlib.suppress(OSError, IndexError):  # it has just ended
-            told = (_PROC / name / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if told[0] not in "ZX":
-                children.setdefault(int(told[1]), []).append(int(name))
-    found = children.get(pid, [])
-    while found:
-        yield from found
-        found = [child for parent in found for child in children.get(parent, [])]

@@ -29,10 +29,11 @@ from harness import engine, node, reaper, waiting
 from harness.engine import called
 from harness.errors import HarnessError, brief
 from harness.ports import Pool
-from harness.process import Process
-from harness.runtimes import LINKS, SERVER, Address, Images, Wanted, server_image
-from harness.runtimes.container import Container, descendants
+from harness.process import PRIVILEGES, Process, descendants
+from harness.runtimes import HELD, LINKS, SERVER, Address, Images, Wanted, server_image
+from harness.runtimes.container import Container
 from harness.runtimes.network import Network
+from harness.target import Container as TargetContainer
 from harness.target import Target, of_machine
 from harness.toxiproxy import LOOPBACK, Launched, PortTaken, Toxiproxy, size_bytes
 
@@ -43,10 +44,6 @@ _PROC = Path("/proc")
 # Within a network of its own; what is published is on 127.0.0.1.
 _ANY = "0.0.0.0"  # noqa: S104
 _LISTENS = "0A"
-# Stops itself, and then becomes what its arguments say; it can, as the engine's init is the container's first process.
-_HELD = ("sh", "-c", 'kill -STOP $$; exec "$@"', "sh")
-# Permission bits do not bind root; without these two privileges they do.
-_PRIVILEGES = ("DAC_OVERRIDE", "DAC_READ_SEARCH")
 # What a variable is called whose value is not to be in a log.
 _SECRET = re.compile("PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|PRIVATE|API_?KEY", re.IGNORECASE)
 # What a pod runs stands by, on a port that no server wants.
@@ -87,23 +84,15 @@ class Containers:
             HarnessError: an image is missing and cannot be pulled or built, or is for another machine.
         """
         engine.clean(self._client)
-        self._require_image(self.images.toxiproxy, "--image-toxiproxy")
-        if any(target.container is None for target in targets):
-            self._require_image(self.images.server, "--image-server")
+        images = {self.images.toxiproxy: "--image-toxiproxy"}
         for target in targets:
-            for name in target.container.pass_environment if target.container is not None else []:
-                if name not in os.environ:
-                    raise HarnessError(
-                        f"{target.path}: key `container.pass_environment`: {name} is not set in your environment"
-                    )
-            for inside, place in target.container.volumes.items() if target.container is not None else []:
-                if "{folder}" not in place and not (target.folder / place).exists():
-                    raise HarnessError(
-                        f"{target.path}: key `container.volumes`: there is no {(target.folder / place).resolve()}, "
-                        f"which is to be {inside} in the container"
-                    )
-        for image in {target.container.image for target in targets if target.container is not None}:
-            self._require_image(image, "container.image")
+            if (own := target.container) is None:
+                images[self.images.server] = "--image-server"
+            else:
+                _require_given(target, own)
+                images[own.image] = "container.image"
+        for image, given_by in images.items():
+            self._require_image(image, given_by)
 
     def _require_image(self, name: str, given_by: str) -> None:
         try:
@@ -111,12 +100,17 @@ class Containers:
         except docker.errors.ImageNotFound:
             image = self._obtained(name, given_by)
         built_for = image.attrs["Architecture"]
-        here = called("say what it is", self._client.version)["Arch"]
+        here = self._version["Arch"]
         if built_for != here:
             raise HarnessError(
                 f"the image {name} is for {built_for}, and this machine is {here}: build it, or pull it with "
                 f"`docker pull --platform linux/{here} {name}`, or name another one ({given_by})"
             )
+
+    @functools.cached_property
+    def _version(self) -> dict[str, Any]:
+        """What the engine says of itself."""
+        return dict(called("say what it is", self._client.version))
 
     def _obtained(self, name: str, given_by: str) -> Any:
         if name == SERVER:
@@ -136,10 +130,12 @@ class Containers:
 
     def environment(self) -> dict[str, str]:
         """The engine and the images."""
-        version = called("say what it is", self._client.version)["Version"]
         images = self.images._asdict().items()
         ids = {name: self._image_id(image) for name, image in images}
-        return {"runtime": f"docker {version}", **{f"image of {name}": f"{of} ({ids[name]})" for name, of in images}}
+        return {
+            "runtime": f"docker {self._version['Version']}",
+            **{f"image of {name}": f"{of} ({ids[name]})" for name, of in images},
+        }
 
     def _image_id(self, name: str) -> str:
         try:
@@ -222,9 +218,15 @@ class Containers:
         """
         name = f"{self._name}-{next(self._numbers)}"
         create = functools.partial(
-            self._client.containers.create, image, list(command), name=name, init=True, labels=self._labels, **options
+            # Under the engine's init: a first process of a container cannot stop or kill itself.
+            self._client.containers.create,
+            image,
+            list(command),
+            name=name,
+            init=True,
+            labels=self._labels,
+            **options,
         )
-        reaper.hold("engine", self._held)
         try:
             container = await asyncio.to_thread(called, f"create a container of {image}", create)
         except docker.errors.NotFound as error:
@@ -234,7 +236,7 @@ class Containers:
             await asyncio.to_thread(called, "look at a container", container.reload)
             init = container.attrs["State"]["Pid"]
             await waiting.until(
-                lambda: any(descendants(init)) or not (_PROC / str(init)).exists() or not init,
+                lambda: any(descendants(init)) or not init or not (_PROC / str(init)).exists(),
                 awaited=f"a container of {image} to begin",
                 timeout_seconds=_START_TIMEOUT_SECONDS,
                 interval_seconds=0.001,
@@ -251,6 +253,7 @@ class Containers:
 
     async def _on_network(self) -> "Network":
         if self._network is None:
+            # From the first thing on: whatever is on the engine when this process dies is found by its label.
             reaper.hold("engine", self._held)
             self._network = await asyncio.to_thread(Network.create, self._client, self._name, self._labels)
         return self._network
@@ -286,7 +289,7 @@ class Pod:
     @property
     def mode(self) -> str:
         """The network mode of a container that shares its network."""
-        return f"container:{self.container._container.id}"
+        return f"container:{self.container.id}"
 
     def address(self) -> Address:
         """Where no other server listens."""
@@ -353,7 +356,7 @@ class ContainerHost:
 
     async def start(self, wanted: Wanted, *, log: Path, on_exit: Callable[[int], None]) -> Process:
         """A container of the target's image, or of the harness's with the target's command."""
-        held = _HELD if wanted.held else ()
+        held = HELD if wanted.held else ()
         options: dict[str, Any] = {} if os.geteuid() == 0 else {"user": f"{os.geteuid()}:{os.getegid()}"}
         mounts = [_mount(self._directory, self._directory, writable=True)]
         environment, passed = dict(wanted.env), {}
@@ -366,7 +369,7 @@ class ContainerHost:
         else:
             image, command = own.image, list(wanted.command)
             if held:
-                entrypoint, of_image = self._runtime.command_of(image)
+                entrypoint, of_image = await asyncio.to_thread(self._runtime.command_of, image)
                 options["entrypoint"], command = [*held, *entrypoint], command or of_image
             passed = {name: os.environ[name] for name in own.pass_environment if name in os.environ}
             mounts += [self._volume(Path(inside), place) for inside, place in own.volumes.items()]
@@ -379,7 +382,7 @@ class ContainerHost:
             environment={**environment, **passed},
             mounts=mounts,
             network_mode=self._pod.mode,
-            cap_drop=list(_PRIVILEGES) if wanted.unprivileged else None,
+            cap_drop=list(PRIVILEGES) if wanted.unprivileged else None,
             **options,
         )
 
@@ -439,12 +442,27 @@ class ContainerHost:
     @contextlib.asynccontextmanager
     async def partitioned(self) -> AsyncIterator[None]:
         """The pod is taken from its network, and comes back with the address that it had."""
-        pod, container = self._pod, self._pod.container._container
-        await asyncio.to_thread(pod.network.disconnect, container)
+        pod = self._pod
+        await asyncio.to_thread(pod.network.disconnect, pod.container.id)
         try:
             yield
         finally:
-            await asyncio.to_thread(pod.network.connect, container, pod.ip)
+            await asyncio.to_thread(pod.network.connect, pod.container.id, pod.ip)
+
+
+def _require_given(target: Target, own: TargetContainer) -> None:
+    """See that what its container is to be given is here."""
+    for name in own.pass_environment:
+        if name not in os.environ:
+            raise HarnessError(
+                f"{target.path}: key `container.pass_environment`: {name} is not set in your environment"
+            )
+    for inside, place in own.volumes.items():
+        if "{folder}" not in place and not (target.folder / place).exists():
+            raise HarnessError(
+                f"{target.path}: key `container.volumes`: there is no {(target.folder / place).resolve()}, "
+                f"which is to be {inside} in the container"
+            )
 
 
 def _is_within(place: Path, others: set[Path]) -> bool:

@@ -12,14 +12,12 @@ from harness.fault import NotSeen
 from harness.forks import Forks, ForkServer
 from harness.install import locate
 from harness.process import Process, ProcessGroup, unprivileged
-from harness.runtimes import Address, Wanted
+from harness.runtimes import HELD, Address, Wanted
 from harness.target import Target, of_machine
 from harness.toxiproxy import LOOPBACK, Toxiproxy
 
 # What a server that was just killed still had open is gone within milliseconds.
 _PORT_TIMEOUT_SECONDS = 1.0
-# Stops itself, and then becomes what its arguments say.
-_HELD = ("sh", "-c", 'kill -STOP $$; exec "$@"', "sh")
 
 
 class Local:
@@ -108,7 +106,7 @@ class LocalHost:
         if self._forks is not None and not prefix:
             leader = await self._forks.fork(wanted.command, env=wanted.env, log=log, held=wanted.held)
             return ProcessGroup(wanted.command, log=log, on_exit=on_exit, leader=leader)
-        command = [*prefix, *(_HELD if wanted.held else ()), *wanted.command]
+        command = [*prefix, *(HELD if wanted.held else ()), *wanted.command]
         return ProcessGroup(command, cwd=self._target.folder, env=wanted.env, log=log, on_exit=on_exit)
 
     async def accepts(self, address: Address, process: Process) -> bool:

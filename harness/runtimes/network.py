@@ -56,11 +56,11 @@ class Network:
         """What has a container created there."""
         return {self.name: docker.types.EndpointConfig("1.41", ipv4_address=address)}
 
-    def connect(self, container: Any, address: str) -> None:
+    def connect(self, container: str, address: str) -> None:
         """Have a container there."""
         called("connect a container to its network", lambda: self._network.connect(container, ipv4_address=address))
 
-    def disconnect(self, container: Any) -> None:
+    def disconnect(self, container: str) -> None:
         """Take a container from it, at once."""
         called("take a container from its network", lambda: self._network.disconnect(container, force=True))
 

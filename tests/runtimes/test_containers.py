@@ -26,27 +26,14 @@ from harness.target import Target, of_run, put
 from harness.toxiproxy import PortTaken
 from tests import engines
 from tests.engines import IMAGES, runtime
+from tests.standins import image_target
 from tests.systems import DEADLINE_SECONDS, in_event_loop, make_store, seen, soon
 
 pytestmark = engines.needed
 
 # Long enough for what would have happened: it takes milliseconds.
 WHILE_SECONDS = 0.3
-# An image as others have them: it is told no port, and has its store in a place of its own.
-FIXED = """
-schema = 1
-name = "fixed"
-[container]
-image = "IMAGE"
-port = 3000
-volumes = { "/data" = "{folder}" }
-[protocol]
-event = "chat message"
-[store]
-kind = "sqlite"
-location = "{folder}/chat.db"
-rows = "SELECT id, client_offset, content FROM messages ORDER BY id"
-""".replace("IMAGE", IMAGES.server)
+FIXED = image_target("fixed", IMAGES.server)
 ECHO = """
 import socket, sys
 with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as server:
